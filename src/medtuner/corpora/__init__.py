@@ -1,0 +1,201 @@
+"""Sources of annotated text, each read into `Document`s, and their division into training, dev and test.
+
+A source is written as one string:
+
+- ``medmentions-zs`` (or ``medmentions-zs:validation``): the embedded copy of ibm-research/MedMentions-ZS
+- ``hub:owner/dataset`` (or ``hub:owner/dataset/configuration:split``): a Hugging Face dataset of `tokens` and `ner_tags`
+- a path: parquet, JSON or JSON Lines with `tokens` and `ner_tags`, or our Document JSON Lines
+
+    splits = load_splits(config.data)
+    splits.train.documents[0].text
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+from medtuner.config import DataSection
+from medtuner.corpora.hub import read_hub
+from medtuner.corpora.tables import Row, is_json_array, read_rows
+from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
+from medtuner.documents import Document, read_documents, read_json_lines
+from medtuner.errors import DataError
+
+EMBEDDED = "medmentions-zs"
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """The documents of one source; `mended` counts, by document id, what a reading rule had to mend."""
+
+    source: str
+    documents: tuple[Document, ...]
+    mended: Mapping[str, Counter[str]]
+
+    def count_mended(self) -> Counter[str]:
+        """Return how often each reading rule mended something in these documents."""
+        counts: Counter[str] = Counter()
+        for document in self.documents:
+            counts.update(self.mended.get(document.id, {}))
+        return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """What a run trains on, tunes on and is tested on; `dev` and `test` may be absent."""
+
+    train: Corpus
+    dev: Corpus | None
+    test: Corpus | None
+
+    def named(self) -> dict[str, Corpus]:
+        """Return the splits that exist, by name."""
+        every = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: corpus for name, corpus in every.items() if corpus is not None}
+
+
+def _read_tagged(source: str, rows: Iterable[Row], orphans: Orphans) -> Corpus:
+    kept = list(rows)
+    scheme = detect_scheme(row.tags for row in kept)
+    documents: list[Document] = []
+    mended: dict[str, Counter[str]] = {}
+    for index, row in enumerate(kept):
+        report = TagReport(scheme=scheme)
+        name = row.id or f"{source}/{index}"
+        documents.append(
+            document_from_tags(name, row.words, row.tags, report=report, orphans=orphans, where=row.where)
+        )
+        if report.mended:
+            mended[name] = report.mended
+    return Corpus(source=source, documents=tuple(documents), mended=mended)
+
+
+def _read_tagged_file(path: Path, orphans: Orphans) -> Corpus:
+    return _read_tagged(path.name, read_rows(path), orphans)
+
+
+def _read_document_file(path: Path, orphans: Orphans) -> Corpus:
+    del orphans  # spans have no tags to mend
+    return Corpus(source=path.name, documents=tuple(read_documents(path)), mended={})
+
+
+READERS: Mapping[str, Callable[[Path, Orphans], Corpus]] = {
+    "hf": _read_tagged_file,
+    "jsonl": _read_document_file,
+}
+
+
+def guess_format(path: Path) -> str:
+    """Return the reader's name for a file, from its suffix and its first record."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file (looked from {Path.cwd()}). A source is a file, {EMBEDDED!r}, or 'hub:owner/dataset'."
+        )
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix == ".parquet" or (suffix in (".json", ".jsonl") and is_json_array(path)):
+        return "hf"
+    if suffix in (".json", ".jsonl"):
+        where, record = next(read_json_lines(path), (str(path), None))
+        if record is None:
+            raise DataError(f"{path}: empty file.")
+        if "text" in record:
+            return "jsonl"
+        if "tokens" in record:
+            return "hf"
+        raise DataError(
+            f"{where}: found the keys {', '.join(record)}; needed are 'text' and 'spans' (documents), or 'tokens' and "
+            "'ner_tags'."
+        )
+    raise DataError(f"{path}: format not known by its suffix {suffix!r}. Valid: .jsonl, .json, .parquet.")
+
+
+def load_corpus(source: str, *, split: str = "train", orphans: Orphans = "begin") -> Corpus:
+    """Read one source whole; `split` is used where the source names none itself."""
+    name, _, own_split = source.partition(":")
+    if name == EMBEDDED:
+        corpus = _read_embedded(own_split or split, orphans)
+    elif name == "hub":
+        dataset, _, own_split = own_split.partition(":")
+        rows = read_hub(dataset, split=own_split or split)
+        corpus = _read_tagged(f"{dataset}/{own_split or split}", rows, orphans)
+    else:
+        path = Path(source)
+        corpus = READERS[guess_format(path)](path, orphans)
+    if not corpus.documents:
+        raise DataError(f"{source}: no documents in it.")
+    return corpus
+
+
+def _read_embedded(split: str, orphans: Orphans) -> Corpus:
+    if split not in _SPLITS:
+        raise DataError(f"{EMBEDDED}:{split}: no such split. Valid: {', '.join(_SPLITS)}.")
+    file = resources.files("medtuner") / "data" / "medmentions_zs" / f"{split}.parquet"
+    with resources.as_file(file) as path:
+        return _read_tagged(f"{EMBEDDED}/{split}", read_rows(path), orphans)
+
+
+def load_splits(data: DataSection) -> Splits:
+    """Read and divide the data of a run as `[data]` says.
+
+    ``split = "block"`` cuts `train` into contiguous blocks of 80, 10 and 10 percent: sentences stand in document order,
+    so a shuffled cut would put sentences of one abstract on both sides. Limits keep the first documents of a split.
+    """
+    train = load_corpus(data.train, orphans=data.orphans)
+    if data.split == "block":
+        first, second = int(len(train.documents) * 0.8), int(len(train.documents) * 0.9)
+        dev: Corpus | None = _part(train, first, second)
+        test: Corpus | None = _part(train, second, len(train.documents))
+        train = _part(train, 0, first)
+    else:
+        dev = _load_given(data, data.dev, "validation")
+        test = _load_given(data, data.test, "test")
+    splits = Splits(
+        train=_limit(train, data.train_limit),
+        dev=dev and _limit(dev, data.dev_limit),
+        test=test and _limit(test, data.test_limit),
+    )
+    for name, corpus in splits.named().items():
+        if not corpus.documents:
+            raise DataError(f"data.{name}: no documents ({data.train} has too few to cut into blocks).")
+        _refuse_duplicate_ids(name, corpus)
+    return splits
+
+
+def _part(corpus: Corpus, first: int, last: int) -> Corpus:
+    return Corpus(source=corpus.source, documents=corpus.documents[first:last], mended=corpus.mended)
+
+
+def _limit(corpus: Corpus, limit: int) -> Corpus:
+    return _part(corpus, 0, limit) if limit else corpus
+
+
+def _load_given(data: DataSection, source: str, split: str) -> Corpus | None:
+    """Read a named split; datasets that have their own splits need no name for it."""
+    if not source and data.train.partition(":")[0] in (EMBEDDED, "hub") and data.train.count(":") < 2:
+        name, _, rest = data.train.partition(":")
+        source = f"{name}:{rest}" if name == "hub" else EMBEDDED
+    return load_corpus(source, split=split, orphans=data.orphans) if source else None
+
+
+def _refuse_duplicate_ids(split: str, corpus: Corpus) -> None:
+    counts = Counter((document.id, cast(str, document.extra.get("annotator", ""))) for document in corpus.documents)
+    (identifier, _), count = counts.most_common(1)[0]
+    if count > 1:
+        raise DataError(
+            f"data.{split} ({corpus.source}): {count} documents have the id {identifier!r}. Each needs its own id, or "
+            "its own 'annotator'."
+        )
+
+
+def iterate_documents(source: str) -> Iterator[Document]:
+    """Yield a source's documents one by one; Document JSON Lines are streamed, the rest is read whole."""
+    path = Path(source)
+    if path.is_file() and guess_format(path) == "jsonl":
+        yield from read_documents(path)
+    else:
+        yield from load_corpus(source).documents

@@ -1,0 +1,79 @@
+"""Gold and predicted documents to `scores.json`: the one scoring path, with its protocol stamped on.
+
+    scores = evaluate(gold, predicted, options=ScoreOptions(trained_types=space.types))
+    scores["strict"]["per_type"]["T103"]["f1"], scores["protocol"]["average"]
+
+The same function scores the dev set during training, the test set after it and any two files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from medtuner.documents import Document, Span, hash_documents
+from medtuner.errors import DataError
+from medtuner.labels import LabelSpace
+from medtuner.ledger import Account
+from medtuner.metrics import count_matches, score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """Draws of the bootstrap and its seed; the types the model was trained on, where that is known."""
+
+    bootstrap: int = 1000
+    seed: int = 13
+    trained_types: tuple[str, ...] | None = None
+
+
+def evaluate(gold: Sequence[Document], predicted: Sequence[Document], *, options: ScoreOptions) -> dict[str, Any]:
+    """Return scores as fractions with counts, 95% intervals and the protocol; see `medtuner.metrics`."""
+    if not gold:
+        raise DataError("no gold documents to score against.")
+    counts = count_matches(gold, predicted)
+    scores = score(counts, bootstrap=options.bootstrap, seed=options.seed)
+    per_type = scores["strict"]["per_type"]
+    if options.trained_types is not None:
+        for name, row in per_type.items():
+            row["trained"] = name in options.trained_types
+    scores["protocol"] = {
+        "medtuner": version("medtuner"),
+        "scheme": "spans as character offsets, from legal BIO (IOB2)",
+        "boundary": "strict and untyped: exact; partial: at least one shared character",
+        "average": "micro over all types; macro and weighted over types present in gold",
+        "types": sorted(name for name, row in per_type.items() if row["support"]),
+        "types_predicted_only": sorted(name for name, row in per_type.items() if not row["support"]),
+        "documents": len(gold),
+        "mentions": sum(len(document.spans) for document in gold),
+        "bootstrap": {"unit": "document", "draws": options.bootstrap, "seed": options.seed, "interval": "percentile"},
+        "data_sha256": hash_documents(gold),
+    }
+    return scores
+
+
+def collapse_gold(documents: Sequence[Document], space: LabelSpace, account: Account) -> list[Document]:
+    """Bring gold labels into an explicit label space; what lies outside it is entered in `account` and left out.
+
+    In the space `train` gold stays as it is: a type that was never trained counts as missed.
+    """
+    account.documents += len(documents)
+    account.mentions += sum(len(document.spans) for document in documents)
+    collapsed = [_collapse_document(document, space, account) for document in documents]
+    account.kept += sum(len(document.spans) for document in collapsed)
+    return collapsed
+
+
+def _collapse_document(document: Document, space: LabelSpace, account: Account) -> Document:
+    if space.kind == "train":
+        return document
+    spans: list[Span] = []
+    for span in document.spans:
+        labels = space.collapse(span.labels)
+        if not labels:
+            account.lose(document, span, "its type is outside the label space")
+            continue
+        if labels != span.labels:
+            account.collapsed[f"{'+'.join(span.labels)} -> {'+'.join(labels)}"] += 1
+        spans.append(replace(span, labels=labels))
+    return replace(document, spans=tuple(spans))

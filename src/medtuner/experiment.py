@@ -1,0 +1,263 @@
+"""A whole run: data, labels, alignment, model, training, test scores, report, in one run folder.
+
+    outcome = run_experiment(config, console=Console(), stop=stop)
+    outcome.folder, outcome.scores
+
+Calling it again on the same folder resumes an unfinished run and returns at once from a finished one.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medtuner.alignment import SubwordEncoder, tag_subwords, tag_units
+from medtuner.batches import BatchItem, derive_seed, make_items
+from medtuner.config import Config
+from medtuner.console import Console
+from medtuner.corpora import Splits, load_splits
+from medtuner.distributed import Ranks, join_ranks
+from medtuner.documents import Document, hash_documents, write_documents
+from medtuner.errors import RunInterrupted
+from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
+from medtuner.labels import LabelSpace, check_labels, choose_label_space
+from medtuner.ledger import Ledger
+from medtuner.models import (
+    ModelOptions,
+    build_model,
+    choose_precision,
+    find_encoder,
+    initialise_from,
+    load_tokenizer,
+    memory_hint,
+)
+from medtuner.prediction import Predictor
+from medtuner.recognizer import find_model, largest_window, save_model
+from medtuner.report import write_report
+from medtuner.runs import claim, is_finished, read_json, run_folder, write_bytes, write_json, write_manifest
+from medtuner.signals import StopRequest
+from medtuner.training import Event, TrainingJob, TrainingLoop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Where a run is and its test scores (None when it had no test set)."""
+
+    folder: Path
+    scores: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """Data and model of a run, ready to train."""
+
+    items: Sequence[BatchItem]
+    dev: Sequence[Document]
+    test: Sequence[Document]
+    predictor: Predictor
+    tokenizer: Any
+    max_tokens: int
+
+
+def run_experiment(config: Config, *, console: Console, stop: StopRequest) -> Outcome:
+    """Train, or go on training, the run that `config` describes, then test and report it.
+
+    Raises `RunInterrupted` after saving when `stop` was requested, and `MedtunerError` for what the user can mend.
+    """
+    folder = run_folder(config)
+    with join_ranks() as ranks:
+        if is_finished(folder):
+            claim(folder, config, data_sha256=_hash_splits(load_splits(config.data)))
+            console.say(f"{folder} is finished; nothing to do.")
+            return Outcome(folder=folder, scores=_stored_scores(folder))
+        try:
+            return _run(config, folder, ranks, console, stop)
+        except RunInterrupted as interruption:
+            if ranks.is_main:
+                write_manifest(folder, state="interrupted", reason=str(interruption))
+            raise
+        except RuntimeError as error:
+            hint = memory_hint(error, ranks)
+            if hint is None:
+                raise
+            if ranks.is_main:
+                write_manifest(folder, state="failed", reason=str(hint))
+            raise hint from None
+
+
+def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: StopRequest) -> Outcome:
+    splits = load_splits(config.data)
+    ledger = Ledger()
+    prepared = _prepare(config, splits, ledger, ranks, console)
+    if ranks.is_main:
+        claim(folder, config, data_sha256=_hash_splits(splits))
+        write_json(folder / "ledger.json", ledger.to_json())
+    ranks.wait()
+    job = TrainingJob(
+        options=config.train,
+        seed=config.run.seed,
+        items=prepared.items,
+        dev=prepared.dev,
+        predictor=prepared.predictor,
+        checkpoints=folder / "checkpoints",
+        stop=stop,
+    )
+    _train(job, folder, ranks, console)
+    if not ranks.is_main:
+        ranks.wait()
+        return Outcome(folder=folder, scores=None)
+    outcome = _finish(config, folder, prepared, console, stop)
+    ranks.wait()
+    return outcome
+
+
+def _hash_splits(splits: Splits) -> str:
+    return hash_documents(document for corpus in splits.named().values() for document in corpus.documents)
+
+
+def _stored_scores(folder: Path) -> Mapping[str, Any] | None:
+    return read_json(folder / "scores.json") if (folder / "scores.json").exists() else None
+
+
+def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, console: Console) -> _Prepared:
+    """Choose the label space, build the model, align the training data and account for every mention."""
+    space = choose_label_space(config.labels.space, splits.train.documents)
+    for corpus in splits.named().values():
+        check_labels(space, corpus.documents)
+    location = find_encoder(config.model.encoder)
+    tokenizer = load_tokenizer(location)
+    torch.manual_seed(derive_seed(config.run.seed))
+    model = build_model(location, space, ModelOptions(dropout=config.model.dropout, device=ranks.device))
+    if config.model.init_from:
+        shared = initialise_from(model, find_model(Path(config.model.init_from)), space)
+        console.say(f"weights from {config.model.init_from}; output rows kept for {shared} of {len(space.tags)} tags")
+    max_tokens = largest_window(model, tokenizer, config.model.max_tokens)
+    if max_tokens < config.model.max_tokens:
+        console.say(f"model.max_tokens: the encoder takes {max_tokens} at once; longer text goes through in windows")
+    precision, note = choose_precision(config.train.precision, ranks.device)
+    console.say(f"device {ranks.device}, {ranks.size} rank{'s' * (ranks.size > 1)}, {note}")
+    predictor = Predictor(
+        model=model,
+        encoder=SubwordEncoder(tokenizer, max_tokens=max_tokens, overlap=min(config.model.overlap, max_tokens // 4)),
+        space=space,
+        device=ranks.device,
+        precision=precision,
+        tokens_per_batch=config.evaluate.tokens_per_batch,
+    )
+    items = _align(splits, predictor.encoder, space, ledger)
+    dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
+    test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
+    _report_data(config, splits, space, ledger, console)
+    return _Prepared(
+        items=items, dev=dev, test=test, predictor=predictor, tokenizer=tokenizer, max_tokens=max_tokens
+    )
+
+
+def _align(splits: Splits, encoder: SubwordEncoder, space: LabelSpace, ledger: Ledger) -> list[BatchItem]:
+    account = ledger.account("train")
+    encoded = encoder.encode(splits.train.documents)
+    tags = [tag_subwords(document, tag_units(document, space, account)) for document in encoded]
+    return [item for item in make_items(encoded, encoder, tags) if item.num_labelled]
+
+
+def _report_data(config: Config, splits: Splits, space: LabelSpace, ledger: Ledger, console: Console) -> None:
+    """Print the ledger and what the scores will not show by themselves; refuse a run that loses too much."""
+    for name, corpus in splits.named().items():
+        ledger.account(name).mended.update(corpus.count_mended())
+    for line in ledger.summary():
+        console.say(line)
+    if config.labels.space == "train":
+        seen = set(space.types)
+        for name in ("dev", "test"):
+            corpus = splits.named().get(name)
+            spans = [span for document in corpus.documents for span in document.spans] if corpus else []
+            missed = [span for span in spans if not seen & set(span.labels)]
+            if missed:
+                types = sorted({label for span in missed for label in span.labels if label not in seen})
+                console.warn(
+                    f"{name}: {len(missed)} of {len(spans)} mentions have types that training never shows "
+                    f"({', '.join(types)}); they stay in gold and count as missed."
+                )
+    if splits.dev is None:
+        console.warn("no dev set: the last weights are kept, not the best ones. Set data.dev to choose by score.")
+    if splits.test is None:
+        console.warn("no test set: the run will have no scores. Set data.test, or run `medtuner evaluate` later.")
+    ledger.refuse_above(config.data.max_lost)
+
+
+def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> None:
+    """Run the loop, from the last checkpoint if there is one, with metrics and progress."""
+    metrics = folder / "metrics.jsonl"
+    observers: list[Any] = []
+    loop = TrainingLoop(job, ranks=ranks, observer=lambda event: [observe(event) for observe in observers])
+    checkpoint = loop.resume()
+    for damaged in loop.damaged_checkpoints:
+        console.warn(f"{damaged}: damaged, passed over.")
+    if checkpoint is not None:
+        console.say(f"resuming from step {checkpoint.step} of {loop.num_steps}")
+    if ranks.is_main:
+        _trim_metrics(metrics, loop.step)
+        observers.append(lambda event: _append_metrics(metrics, event))
+    with console.training(num_steps=loop.num_steps, start=loop.step) as show:
+        observers.append(show)
+        loop.run()
+
+
+def _trim_metrics(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again, and a line that a kill cut short."""
+    if not metrics.exists():
+        return
+    kept: list[str] = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    write_bytes(metrics, "".join(kept).encode())
+
+
+def _append_metrics(metrics: Path, event: Event) -> None:
+    record: dict[str, object] = {"step": event.step, "epoch": round(event.epoch, 4), "tokens": event.tokens}
+    if event.dev is None:
+        record |= {"loss": event.loss, "lr": event.lr, "tokens_per_s": event.tokens_per_s, "seconds": event.seconds}
+    else:
+        strict = event.dev["strict"]
+        record |= {"dev_f1": strict["micro"]["f1"], "dev_macro_f1": strict["macro"]["f1"]}
+    with metrics.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+def _finish(config: Config, folder: Path, prepared: _Prepared, console: Console, stop: StopRequest) -> Outcome:
+    """Save the model, test it, draw and report; the manifest comes last."""
+    predictor = prepared.predictor
+    save_model(folder / "model", predictor, prepared.tokenizer, max_tokens=prepared.max_tokens)
+    scores = None
+    if prepared.test:
+        predicted = predictor.predict(prepared.test, should_stop=lambda: stop.requested)
+        if predicted is None:
+            raise RunInterrupted("stopped while testing; training is done and saved")
+        scores = evaluate(
+            prepared.test,
+            predicted,
+            options=ScoreOptions(
+                bootstrap=config.evaluate.bootstrap, seed=config.run.seed, trained_types=predictor.space.types
+            ),
+        )
+        predictions = folder / "predictions" / "test.jsonl"
+        predictions.parent.mkdir(exist_ok=True)
+        aside = predictions.with_name(".test.jsonl")
+        with aside.open("w", encoding="utf-8") as stream:
+            write_documents(stream, predicted)
+        aside.replace(predictions)
+        write_json(folder / "scores.json", scores)
+    write_report(folder)
+    write_manifest(folder, state="finished")
+    for unfinished in (folder / "checkpoints").glob(".step-*"):
+        shutil.rmtree(unfinished)
+    return Outcome(folder=folder, scores=scores)

@@ -1,0 +1,42 @@
+"""Requests to stop: a signal sets a flag, and the training loop looks at it at every step boundary.
+
+    with StopRequest() as stop:
+        ...
+        if stop.requested: save and leave
+
+Nothing happens inside the handler itself, so a second or third signal cannot break a save that is under way.
+"""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """A flag that SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 set while the context is open."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Say whether a signal has arrived."""
+        return bool(self.reason)
+
+    def __enter__(self) -> "StopRequest":
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.reason = self.reason or signal.Signals(number).name
