@@ -2,8 +2,8 @@
 
     python benchmarks/compare_trainers.py --seeds 13 14 15 --output runs/compare_trainers
 
-Same machine, same encoder, same sentences, in one run: the first 4,000 rows of embedded MedMentions-ZS train both sides, its
-last 1,500 rows are held out. Each side runs in a process of its own, one after the other, seed by seed.
+Same machine, same encoder, same sentences, in one run: the first 4,000 rows of embedded MedMentions-ZS train both sides,
+its last 1,500 rows are held out. Each side runs in a process of its own, one after the other, seed by seed.
 
 The recipe: fp32, random batches of 8, AdamW at 5e-5 with linear decay, 3 epochs, label on the first subword, argmax. Its
 predictions are scored as seqeval's strict mode reads them (a mention begins with B-); `f1_repaired` reads an orphan I- as a

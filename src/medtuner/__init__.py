@@ -1,9 +1,9 @@
 """medtuner: entity recognisers for UMLS semantic types, trained on Slurm, scored honestly.
 
-    import medtuner
+import medtuner
 
-    recognizer = medtuner.Recognizer.load("runs/quickstart")
-    document = recognizer.annotate("Aspirin lowers the risk of stroke.")
+recognizer = medtuner.Recognizer.load("runs/quickstart")
+document = recognizer.annotate("Aspirin lowers the risk of stroke.")
 """
 
 from typing import TYPE_CHECKING, Any

@@ -11,6 +11,7 @@ random numbers follow from (seed, epoch) and (seed, step, part), the position of
 Array legend: B windows of a batch, T subwords with special tokens.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,9 @@ def cut_by_budget(by_length: Sequence[int], lengths: IntArray, budget: int) -> l
     return batches
 
 
-def split_batch(batch: Sequence[int], items: Sequence[BatchItem], *, tokens_per_part: int, size: int) -> list[list[int]]:
+def split_batch(
+    batch: Sequence[int], items: Sequence[BatchItem], *, tokens_per_part: int, size: int
+) -> list[list[int]]:
     """Divide a global batch into parts; rank r takes parts r, r + size, and so on.
 
     With `tokens_per_part` the division does not depend on the number of ranks, so neither do random numbers and sums;
@@ -99,7 +102,7 @@ def split_batch(batch: Sequence[int], items: Sequence[BatchItem], *, tokens_per_
     if tokens_per_part:
         num_parts = len(cut_by_budget(range(len(batch)), lengths, tokens_per_part))
     bounds = np.linspace(0, len(batch), num_parts + 1).round().astype(int)
-    return [list(batch[first:last]) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [list(batch[first:last]) for first, last in itertools.pairwise(bounds)]
 
 
 def collate(items: Sequence[BatchItem], *, pad_id: int, device: torch.device) -> Tensors:

@@ -50,12 +50,15 @@ def quickstart(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")], overrides: Overrides = None
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
+    overrides: Overrides = None,
 ) -> None:
     """Train, test and report the run that CONFIG describes; resumes by itself."""
     from medtuner.config import load_config
 
-    _train(load_config(config, overrides=overrides or []), again=f"medtuner train {config}" + _repeat("runs", overrides))
+    _train(
+        load_config(config, overrides=overrides or []), again=f"medtuner train {config}" + _repeat("runs", overrides)
+    )
 
 
 def _repeat(output: str, overrides: list[str] | None) -> str:
@@ -91,7 +94,9 @@ def _train(config: "Config", *, again: str) -> Path | None:
 @app.command()
 def evaluate(
     model: Annotated[str | None, typer.Argument(help="A run folder, or its model folder.")] = None,
-    data: Annotated[str | None, typer.Argument(help="Gold data: a file, or a source such as medmentions-zs:test.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Gold data: a file, or a source such as medmentions-zs:test.")
+    ] = None,
     gold: Annotated[str | None, typer.Option(help="Gold data, instead of MODEL and DATA.")] = None,
     predicted: Annotated[str | None, typer.Option(help="Predicted data with the same document ids.")] = None,
     output: Annotated[Path, typer.Option(help="Folder that receives scores.json.")] = Path("evaluation"),

@@ -73,10 +73,10 @@ class ModelSection(_Section):
 class TrainSection(_Section):
     """The training loop."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=4, ge=1)
     tokens_per_batch: int = Field(default=1024, ge=1)
     tokens_per_rank: int = Field(default=0, ge=0)
-    lr: float = Field(default=3e-4, gt=0)
+    lr: float = Field(default=5e-4, gt=0)
     head_lr: float = Field(default=2e-3, gt=0)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)

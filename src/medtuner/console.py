@@ -1,9 +1,9 @@
 """What a person sees on the terminal: progress, tables and coloured mentions, within 80 columns.
 
-    console = Console()
-    with console.training(num_steps=420) as observer:      # a bar on a terminal, plain lines in a log
-        observer(event)
-    console.show_scores(scores)
+console = Console()
+with console.training(num_steps=420) as observer:      # a bar on a terminal, plain lines in a log
+    observer(event)
+console.show_scores(scores)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -103,7 +103,10 @@ class Console:
     def track(self, items: Iterator[Document], *, total: int | None) -> Iterator[Document]:
         """Pass documents on while showing how many went by."""
         with Progress(
-            TextColumn("{task.completed:.0f} documents"), BarColumn(), TimeRemainingColumn(), console=self._out,
+            TextColumn("{task.completed:.0f} documents"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=self._out,
             disable=not self._out.is_terminal,
         ) as progress:
             yield from progress.track(items, total=total)
@@ -128,8 +131,7 @@ class _PlainProgress:
         speed = event.tokens_per_s or 0.0
         left = (event.num_steps - event.step) * event.seconds / max(event.step, 1)
         self._console.say(
-            f"step {event.step}/{event.num_steps}  loss {event.loss:.3f}  {speed:,.0f} tokens/s  "
-            f"{left:.0f} s left"
+            f"step {event.step}/{event.num_steps}  loss {event.loss:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left"
         )
 
 

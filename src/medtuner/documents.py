@@ -14,6 +14,7 @@ other key is kept as it came, so reading and writing loses nothing.
 
 import gzip
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class _Utf8Lines:
     def __iter__(self) -> Iterator[str]:
         number = 0
         try:
-            for number, line in enumerate(self._stream, 1):  # noqa: B007 (used in the handlers)
+            for number, line in enumerate(self._stream, 1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
@@ -121,7 +122,7 @@ def open_text(path: Path) -> _Utf8Lines:
     if not path.is_file():
         what = "is a folder, a file is needed" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {what} (looked from {Path.cwd()}).")
-    stream = cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    stream = cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 (closed by _Utf8Lines)
     return _Utf8Lines(path, stream)
 
 
@@ -160,7 +161,7 @@ def document_from_json(record: Mapping[str, Any], *, where: str) -> Document:
     return Document(
         id=str(identifier),
         text=text,
-        spans=tuple(_span_from_json(span, len(text), where=where) for span in cast(list[Any], spans)),
+        spans=tuple(_span_from_json(span, len(text), where=where) for span in spans),
         tokens=None if tokens is None else _check_tokens(tokens, len(text), where=where),
         extra=rest,
     )
@@ -185,7 +186,7 @@ def _span_from_json(record: Any, text_length: int, *, where: str) -> Span:
         end=end,
         labels=tuple(cast(list[str], labels)),
         score=None if score is None else float(score),
-        fragments=tuple(_check_offsets(f, text_length, where=f"{where}: fragment") for f in cast(list[Any], fragments)),
+        fragments=tuple(_check_offsets(f, text_length, where=f"{where}: fragment") for f in fragments),
         extra=rest,
     )
 
@@ -206,8 +207,8 @@ def _check_offsets(pair: Any, text_length: int, *, where: str) -> Offsets:
 def _check_tokens(tokens: Any, text_length: int, *, where: str) -> tuple[Offsets, ...]:
     if not isinstance(tokens, list):
         raise DataError(f"{where}: 'tokens' must be a list of [start, end] pairs.")
-    checked = tuple(_check_offsets(t, text_length, where=f"{where}: token") for t in cast(list[Any], tokens))
-    for before, after in zip(checked, checked[1:], strict=False):
+    checked = tuple(_check_offsets(t, text_length, where=f"{where}: token") for t in tokens)
+    for before, after in itertools.pairwise(checked):
         if after[0] < before[1]:
             raise DataError(f"{where}: token {after[0]}-{after[1]} begins before token {before[0]}-{before[1]} ends.")
     return checked

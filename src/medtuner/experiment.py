@@ -8,7 +8,7 @@ Calling it again on the same folder resumes an unfinished run and returns at onc
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
     if not ranks.is_main:
         ranks.wait()
         return Outcome(folder=folder, scores=None)
-    outcome = _finish(config, folder, prepared, console, stop)
+    outcome = _finish(config, folder, prepared, stop)
     ranks.wait()
     return outcome
 
@@ -152,9 +152,7 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
     test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
     _report_data(config, splits, space, ledger, console)
-    return _Prepared(
-        items=items, dev=dev, test=test, predictor=predictor, tokenizer=tokenizer, max_tokens=max_tokens
-    )
+    return _Prepared(items=items, dev=dev, test=test, predictor=predictor, tokenizer=tokenizer, max_tokens=max_tokens)
 
 
 def _align(splits: Splits, encoder: SubwordEncoder, space: LabelSpace, ledger: Ledger) -> list[BatchItem]:
@@ -173,8 +171,8 @@ def _report_data(config: Config, splits: Splits, space: LabelSpace, ledger: Ledg
     if config.labels.space == "train":
         seen = set(space.types)
         for name in ("dev", "test"):
-            corpus = splits.named().get(name)
-            spans = [span for document in corpus.documents for span in document.spans] if corpus else []
+            held_out = splits.named().get(name)
+            spans = [span for document in held_out.documents for span in document.spans] if held_out else []
             missed = [span for span in spans if not seen & set(span.labels)]
             if missed:
                 types = sorted({label for span in missed for label in span.labels if label not in seen})
@@ -192,8 +190,13 @@ def _report_data(config: Config, splits: Splits, space: LabelSpace, ledger: Ledg
 def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> None:
     """Run the loop, from the last checkpoint if there is one, with metrics and progress."""
     metrics = folder / "metrics.jsonl"
-    observers: list[Any] = []
-    loop = TrainingLoop(job, ranks=ranks, observer=lambda event: [observe(event) for observe in observers])
+    observers: list[Callable[[Event], None]] = []
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    loop = TrainingLoop(job, ranks=ranks, observer=observe)
     checkpoint = loop.resume()
     for damaged in loop.damaged_checkpoints:
         console.warn(f"{damaged}: damaged, passed over.")
@@ -233,7 +236,7 @@ def _append_metrics(metrics: Path, event: Event) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-def _finish(config: Config, folder: Path, prepared: _Prepared, console: Console, stop: StopRequest) -> Outcome:
+def _finish(config: Config, folder: Path, prepared: _Prepared, stop: StopRequest) -> Outcome:
     """Save the model, test it, draw and report; the manifest comes last."""
     predictor = prepared.predictor
     save_model(folder / "model", predictor, prepared.tokenizer, max_tokens=prepared.max_tokens)

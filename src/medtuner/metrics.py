@@ -16,6 +16,7 @@ over types; macro and weighted average over the types present in gold (weighted 
 and 97.5th percentiles of F1 over documents drawn with replacement (Efron & Tibshirani 1993, chapter 13).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,8 +80,7 @@ def _pair(gold: Sequence[Document], predicted: Sequence[Document]) -> list[tuple
     wanted = {_key(document): document for document in gold}
     for name, documents, unique in (("gold", gold, wanted), ("predicted", predicted, found)):
         if len(unique) < len(documents):
-            seen: set[tuple[str, str]] = set()
-            twice = next(d.id for d in documents if _key(d) in seen or seen.add(_key(d)))
+            (twice, _), _ = Counter(_key(document) for document in documents).most_common(1)[0]
             raise DataError(f"{name}: document id {twice!r} stands twice; scores need unique ids.")
     for name, missing in (("predicted", wanted.keys() - found.keys()), ("gold", found.keys() - wanted.keys())):
         if missing:
@@ -143,10 +143,7 @@ def _score_typed(types: Sequence[str], counts: IntArray, weights: list[IntArray]
     draw_f1 = _ratios(draws)["f1"]
     drawn_support = draws[..., 0] + draws[..., 2]
     macro_draws = np.array(
-        [
-            draw[kept > 0].mean() if kept.any() else 0.0
-            for draw, kept in zip(draw_f1, drawn_support, strict=True)
-        ]
+        [draw[kept > 0].mean() if kept.any() else 0.0 for draw, kept in zip(draw_f1, drawn_support, strict=True)]
     )
     return {
         "micro": _score_counts(counts.sum(axis=1), weights),

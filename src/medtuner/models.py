@@ -77,7 +77,7 @@ def build_model(location: str, space: LabelSpace, options: ModelOptions) -> nn.M
     # faster at sentence length (docs/log.md).
     attention = "eager" if options.device.type == "cpu" else None
 
-    def load() -> nn.Module:
+    def load() -> Any:
         return AutoModelForTokenClassification.from_pretrained(
             location, config=config, attn_implementation=attention, dtype=torch.float32, ignore_mismatched_sizes=True
         )
@@ -92,9 +92,7 @@ def load_model(folder: Path, device: torch.device) -> nn.Module:
     """Load a saved model for prediction."""
     from transformers import AutoModelForTokenClassification
 
-    model = _load(
-        str(folder), lambda: AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32)
-    )
+    model = _load(str(folder), lambda: AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32))
     return cast(nn.Module, model).to(device).eval()
 
 

@@ -1,6 +1,6 @@
 """The first run: the starter encoder on embedded MedMentions, sized to train in about three minutes on two cores.
 
-    config = quickstart_config(output="runs", overrides=["train.epochs=1"])
+config = quickstart_config(output="runs", overrides=["train.epochs=1"])
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,13 @@ def quickstart_config(*, output: str, overrides: Sequence[str]) -> Config:
     """
     table = {
         "run": {"name": "quickstart", "output": output},
-        "data": {"train": "medmentions-zs", "split": "block", "train_limit": 5000, "dev_limit": 500, "test_limit": 1500},
+        "data": {
+            "train": "medmentions-zs",
+            "split": "block",
+            "train_limit": 5000,
+            "dev_limit": 500,
+            "test_limit": 1500,
+        },
         "train": {"epochs": 3},
     }
     return build_config(table, overrides=overrides, where="quickstart")

@@ -37,9 +37,7 @@ class Recognizer:
         """Load a run folder or its `model` folder; `device` is auto, cpu or cuda, `precision` auto, bf16 or fp32."""
         folder = find_model(Path(path))
         settings = read_json(folder / _SETTINGS)
-        chosen = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         tokenizer = load_tokenizer(str(folder))
         space = LabelSpace(kind=settings["label_space"]["kind"], types=tuple(settings["label_space"]["types"]))
         encoder = SubwordEncoder(tokenizer, max_tokens=settings["max_tokens"], overlap=settings["overlap"])

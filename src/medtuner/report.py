@@ -1,6 +1,6 @@
 """One self-contained HTML page for a run: scores, pictures, ledger, configuration.
 
-    write_report(Path("runs/stage1"))       # reads what the run stored, writes report.html there
+write_report(Path("runs/stage1"))       # reads what the run stored, writes report.html there
 """
 
 import base64
@@ -23,7 +23,9 @@ def write_report(folder: Path) -> Path:
     from jinja2 import Environment
 
     if not (folder / "ledger.json").exists():
-        raise RunError(f"{folder}: no ledger.json, so no run has begun here. Name a run folder such as runs/quickstart.")
+        raise RunError(
+            f"{folder}: no ledger.json, so no run has begun here. Name a run folder such as runs/quickstart."
+        )
     scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else None
     pictures = _draw(folder, scores)
     config = load_config(folder / "config.toml")

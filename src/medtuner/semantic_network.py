@@ -43,7 +43,7 @@ class SemanticType:
 def semantic_types() -> Mapping[str, SemanticType]:
     """Return all 136 types by TUI, current ones first."""
     table = resources.files("medtuner") / "data" / "semantic_types.tsv"
-    with table.open(encoding="utf-8", newline="") as stream:
+    with table.open(encoding="utf-8") as stream:
         rows = [
             SemanticType(
                 tui=row["tui"],

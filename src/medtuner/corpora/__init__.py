@@ -66,9 +66,7 @@ def _read_tagged(source: str, rows: Iterable[Row], orphans: Orphans) -> Corpus:
     for index, row in enumerate(kept):
         report = TagReport(scheme=scheme)
         name = row.id or f"{source}/{index}"
-        documents.append(
-            document_from_tags(name, row.words, row.tags, report=report, orphans=orphans, where=row.where)
-        )
+        documents.append(document_from_tags(name, row.words, row.tags, report=report, orphans=orphans, where=row.where))
         if report.mended:
             mended[name] = report.mended
     return Corpus(source=source, documents=tuple(documents), mended=mended)

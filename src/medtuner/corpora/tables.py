@@ -74,7 +74,7 @@ def _check_strings(values: Any, name: str, where: str) -> Sequence[str]:
 
 def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow as arrow
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     if not path.is_file():
         raise DataError(f"{path}: no such file (looked from {Path.cwd()}).")
