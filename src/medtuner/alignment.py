@@ -25,7 +25,8 @@ from medtuner.errors import ModelError
 from medtuner.labels import LabelSpace
 from medtuner.ledger import Account
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+# Combining accents belong to the letter before them.
+_WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 IntArray = npt.NDArray[np.int64]
 
 

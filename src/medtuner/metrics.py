@@ -174,7 +174,7 @@ def _resample(counts: IntArray, weights: list[IntArray]) -> IntArray:
     flat = counts.reshape(len(counts), -1)
     parts = [chunk @ flat for chunk in weights]
     drawn = np.concatenate(parts) if parts else np.zeros((0, flat.shape[1]), dtype=np.int64)
-    return drawn.reshape(-1, *counts.shape[1:])
+    return drawn.reshape(len(drawn), *counts.shape[1:])
 
 
 def _ratios(counts: IntArray) -> dict[str, FloatArray]:
