@@ -98,10 +98,9 @@ def split_batch(
     without it there is one part a rank.
     """
     lengths = np.array([len(items[index].ids) for index in batch], dtype=np.int64)
-    num_parts = size
     if tokens_per_part:
-        num_parts = len(cut_by_budget(range(len(batch)), lengths, tokens_per_part))
-    bounds = np.linspace(0, len(batch), num_parts + 1).round().astype(int)
+        return [[batch[position] for position in part] for part in cut_by_budget(range(len(batch)), lengths, tokens_per_part)]
+    bounds = np.linspace(0, len(batch), size + 1).round().astype(int)
     return [list(batch[first:last]) for first, last in itertools.pairwise(bounds)]
 
 

@@ -21,6 +21,7 @@ from medtuner.errors import ConfigError, nearest
 _NOT_BUILT_SECTIONS = ("slurm", "notify")
 _NOT_BUILT_VALUES: Mapping[str, tuple[object, ...]] = {
     "model.head": ("open",),
+    "run.private": (True,),
     "labels.unseen": ("ancestor", "nearest", "group"),
 }
 

@@ -51,7 +51,7 @@ def decode_document(encoded: Encoded, log_probs_SC: FloatArray, space: LabelSpac
 def merge_subwords(unit_of: IntArray, log_probs_SC: FloatArray, num_units: int) -> tuple[FloatArray, IntArray]:
     """Return the log-probability of each unit's tag [U, C] and its number of subwords [U].
 
-    A unit without subwords gets zeros: it follows its neighbours.
+    A unit without subwords follows its neighbours: it may continue a mention or stand outside, never begin one.
     """
     num_tags = log_probs_SC.shape[1]
     emissions_UC = np.zeros((num_units, num_tags), dtype=np.float32)
@@ -63,7 +63,9 @@ def merge_subwords(unit_of: IntArray, log_probs_SC: FloatArray, num_units: int) 
     rest[:, 1::2] = rest[:, 2::2]  # inside a unit that carries B-X, later subwords are I-X
     rows[~is_first] = rest
     np.add.at(emissions_UC, units, rows)
-    return emissions_UC, np.bincount(units, minlength=num_units)
+    sizes_U = np.bincount(units, minlength=num_units)
+    emissions_UC[sizes_U == 0, 1::2] = -np.inf
+    return emissions_UC, sizes_U
 
 
 def viterbi(emissions_UC: FloatArray) -> IntArray:
