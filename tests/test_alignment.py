@@ -54,7 +54,9 @@ def _train(kind: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "bpe-trimmed", "bpe-untrimmed", "bpe-prefix-space", "sentencepiece"])
+@pytest.fixture(
+    scope="module", params=["wordpiece", "bpe-trimmed", "bpe-untrimmed", "bpe-prefix-space", "sentencepiece"]
+)
 def encoder(request: pytest.FixtureRequest) -> SubwordEncoder:
     return SubwordEncoder(_train(request.param), max_tokens=34, overlap=4)
 

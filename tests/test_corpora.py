@@ -95,7 +95,9 @@ def test_orphans_can_be_refused(tmp_path: Path) -> None:
 
 
 def test_integer_tags_take_their_names_from_the_file(tmp_path: Path) -> None:
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-T047", "I-T047"]))})
+    features = Features(
+        {"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-T047", "I-T047"]))}
+    )
     rows = {"tokens": [["mild", "renal", "disease"]], "ner_tags": [[0, 1, 2]]}
     path = tmp_path / "named.parquet"
     Dataset.from_dict(rows, features=features).to_parquet(path)

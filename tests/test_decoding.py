@@ -20,7 +20,9 @@ def log_probs(seed: int, rows: int) -> np.ndarray:
 
 def is_legal(tags: tuple[int, ...]) -> bool:
     """I-X (even, above 0) follows only B-X or I-X."""
-    return all(tag % 2 == 1 or tag == 0 or before in (tag, tag - 1) for before, tag in zip((0, *tags), tags, strict=False))
+    return all(
+        tag % 2 == 1 or tag == 0 or before in (tag, tag - 1) for before, tag in zip((0, *tags), tags, strict=False)
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,7 +31,9 @@ def test_viterbi_finds_the_best_legal_sequence(seed: int, length: int) -> None:
     emissions = log_probs(seed, length)
     found = tuple(int(tag) for tag in viterbi(emissions))
     every = itertools.product(range(len(SPACE.tags)), repeat=length)
-    best = max((tags for tags in every if is_legal(tags)), key=lambda tags: emissions[np.arange(length), list(tags)].sum())
+    best = max(
+        (tags for tags in every if is_legal(tags)), key=lambda tags: emissions[np.arange(length), list(tags)].sum()
+    )
     assert is_legal(found)
     scores = [emissions[np.arange(length), list(tags)].sum() for tags in (found, best)]
     assert np.isclose(*scores)

@@ -55,7 +55,10 @@ def test_file_round_trip(tmp_path_factory: pytest.TempPathFactory, written: list
         ("[1]", r"bad.jsonl:1: found list"),
         ('{"id": "1"}', r"key 'text' must be a string"),
         ('{"text": "abc"}', r"key 'id' must be a string"),
-        ('{"id": "7", "text": "abc", "spans": [{"start": 0, "end": 9, "labels": ["X"]}]}', r"document 7: span 0-9.*<= 3"),
+        (
+            '{"id": "7", "text": "abc", "spans": [{"start": 0, "end": 9, "labels": ["X"]}]}',
+            r"document 7: span 0-9.*<= 3",
+        ),
         ('{"id": "7", "text": "abc", "spans": [{"start": 2, "end": 2, "labels": ["X"]}]}', r"start < end"),
         ('{"id": "7", "text": "abc", "spans": [{"start": 0, "end": 2, "labels": []}]}', r"at least one non-empty"),
         ('{"id": "7", "text": "abc", "spans": [{"start": true, "end": 2, "labels": ["X"]}]}', r"whole numbers"),

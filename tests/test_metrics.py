@@ -136,9 +136,7 @@ def test_interval_covers_the_true_score_about_as_often_as_it_says() -> None:
     for seed in range(200):
         hits = generator.random((80, 3)) < 0.7
         gold = [document(str(i), (0, 1, "X"), (2, 3, "X"), (4, 5, "X")) for i in range(80)]
-        found = [
-            document(str(i), *[(2 * j, 2 * j + 1, "X") for j in range(3) if row[j]]) for i, row in enumerate(hits)
-        ]
+        found = [document(str(i), *[(2 * j, 2 * j + 1, "X") for j in range(3) if row[j]]) for i, row in enumerate(hits)]
         low, high = score(count_matches(gold, found), bootstrap=200, seed=seed)["untyped"]["ci95"]
         covered += low <= true_f1 <= high
     assert 180 <= covered <= 199

@@ -155,7 +155,9 @@ def torchrun(config: Path, ranks: int, *arguments: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("settings", [["train.tokens_per_rank=128"], ["model.dropout=0.0"]], ids=["dropout", "no-dropout"])
+@pytest.mark.parametrize(
+    "settings", [["train.tokens_per_rank=128"], ["model.dropout=0.0"]], ids=["dropout", "no-dropout"]
+)
 def test_two_ranks_train_like_one(config: Path, tmp_path: Path, settings: Sequence[str]) -> None:
     options = [word for setting in [*settings, "train.precision=fp32"] for word in ("--set", setting)]
     for ranks in (1, 2):
@@ -173,7 +175,13 @@ def test_stage_two_starts_from_stage_one(config: Path, tmp_path: Path, run_medtu
     rows = [(["mild", "renal", "disease"], ["O", "B-T047", "I-T047"]), (["aspirin", "dose"], ["B-T103", "O"])] * 4
     write_rows(tmp_path / "team.jsonl", rows)
     options = ["run.name=stage2", "data.train=team.jsonl", "data.test=team.jsonl", "data.split=given"]
-    options += ["data.train_limit=0", "model.init_from=runs/small", "train.epochs=1", "train.lr=1e-9", "train.head_lr=1e-9"]
+    options += [
+        "data.train_limit=0",
+        "model.init_from=runs/small",
+        "train.epochs=1",
+        "train.lr=1e-9",
+        "train.head_lr=1e-9",
+    ]
     done = run_medtuner("train", config.name, *[word for option in options for word in ("--set", option)])
     assert done.returncode == 0, done.stderr
     assert "output rows kept for 3 of 5 tags" in done.stdout  # O, B-T103 and I-T103; T047 is new
@@ -212,7 +220,10 @@ def test_unseen_test_types_are_named_and_counted_as_missed(config: Path, run_med
         (["train.epochs=two"], "train.epochs = 'two'"),
         (["labels.space=['T047', 'T999']"], "'T999' is no UMLS semantic type"),
         (["labels.space=st21"], "Did you mean 'st21pv'?"),
-        (["data.train=team.jsonl", "data.split=given", "labels.space=full"], "document t1: span 0-1: 'Gene' is no UMLS"),
+        (
+            ["data.train=team.jsonl", "data.split=given", "labels.space=full"],
+            "document t1: span 0-1: 'Gene' is no UMLS",
+        ),
         (["data.train=unlabelled.jsonl", "data.split=given"], "no annotated mention to learn from"),
         (["model.init_from=runs/absent"], "runs/absent: no model of medtuner in it"),
         (["data.train=cut.jsonl", "data.split=given"], "data.train: 1 of 1 mentions would be lost"),
