@@ -91,7 +91,7 @@ def read_back(encoded: Encoded, tags: np.ndarray, space: LabelSpace) -> set[tupl
     """Turn subword tags into spans the plain way, subword by subword."""
     spans: list[list[Any]] = []
     for unit, tag in zip(encoded.unit_of, tags, strict=True):
-        if tag == IGNORED or tag == 0:
+        if tag in (IGNORED, 0):
             continue
         start, end = encoded.units[unit]
         if tag % 2 == 1:

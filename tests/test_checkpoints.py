@@ -80,3 +80,16 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         write_folder(target, fail)
     assert (target / "a").read_text() == "old"
+
+
+def test_out_of_memory_names_the_key_to_lower() -> None:
+    from medtuner.distributed import Ranks
+    from medtuner.models import memory_hint
+
+    ranks = Ranks(rank=0, size=1, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58)
+    hint = memory_hint(caught.value, ranks)
+    assert hint is not None
+    assert "train.tokens_per_rank" in str(hint)
+    assert memory_hint(RuntimeError("shapes differ"), ranks) is None

@@ -131,9 +131,7 @@ def test_command_line_annotates_every_kind_of_input(
         assert [d.spans for d in other] == [d.spans for d in results[0]]
 
 
-def test_command_line_evaluates_a_model_and_two_files_alike(
-    trained: Path, tmp_path: Path, run_medtuner: Callable
-) -> None:
+def test_model_and_files_are_scored_alike(trained: Path, tmp_path: Path, run_medtuner: Callable) -> None:
     done = run_medtuner(
         "evaluate", str(trained), "medmentions-zs:validation", "--output", "by_model", "--bootstrap", "50"
     )

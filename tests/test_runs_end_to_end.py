@@ -72,7 +72,7 @@ def test_a_run_leaves_everything_behind_and_is_finished_at_once(config: Path, ru
         assert (run / name).is_file(), name
     for name in ("scores.json", "report.html", "manifest.json", "figures/learning_curve.png", "figures/per_type.png"):
         assert (run / name).is_file(), name
-    assert not [path for path in run.rglob(".*")], "no temporary file stays"
+    assert not list(run.rglob(".*")), "no temporary file stays"
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["state"] == "finished"

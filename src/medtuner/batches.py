@@ -99,10 +99,8 @@ def split_batch(
     """
     lengths = np.array([len(items[index].ids) for index in batch], dtype=np.int64)
     if tokens_per_part:
-        return [
-            [batch[position] for position in part]
-            for part in cut_by_budget(range(len(batch)), lengths, tokens_per_part)
-        ]
+        parts = cut_by_budget(range(len(batch)), lengths, tokens_per_part)
+        return [[batch[position] for position in part] for part in parts]
     bounds = np.linspace(0, len(batch), size + 1).round().astype(int)
     return [list(batch[first:last]) for first, last in itertools.pairwise(bounds)]
 

@@ -71,7 +71,7 @@ def run_experiment(config: Config, *, console: Console, stop: StopRequest) -> Ou
     folder = run_folder(config)
     with join_ranks() as ranks:
         if is_finished(folder):
-            claim(folder, config, data_sha256=_hash_splits(load_splits(config.data)))
+            claim(folder, config, data_sha256=None)
             console.say(f"{folder} is finished; nothing to do.")
             return Outcome(folder=folder, scores=_stored_scores(folder))
         try:
@@ -140,6 +140,8 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
         console.say(f"model.max_tokens: the encoder takes {max_tokens} at once; longer text goes through in windows")
     precision, note = choose_precision(config.train.precision, ranks.device)
     console.say(f"device {ranks.device}, {ranks.size} rank{'s' * (ranks.size > 1)}, {note}")
+    if config.train.precision == "auto" and precision == torch.float32:
+        console.warn("training in fp32, about half as fast: " + note)
     predictor = Predictor(
         model=model,
         encoder=SubwordEncoder(tokenizer, max_tokens=max_tokens, overlap=min(config.model.overlap, max_tokens // 4)),

@@ -220,7 +220,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, st
 
 def memory_hint(error: RuntimeError, ranks: Ranks) -> ModelError | None:
     """Return the message for a device out of memory; None when the error is another one."""
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return None
     return ModelError(
         f"rank {ranks.rank}: out of memory on {ranks.device}. Set train.tokens_per_rank lower (the results stay the same, "

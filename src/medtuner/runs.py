@@ -88,11 +88,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def claim(folder: Path, config: Config, *, data_sha256: str) -> State:
+def claim(folder: Path, config: Config, *, data_sha256: str | None) -> State:
     """Open a run folder for this configuration and say what is in it.
 
-    A run is identified by `[data] [labels] [model] [train]`, its seed and the hash of its data. Raises `RunError`
-    when the folder belongs to another run, naming what differs.
+    A run is identified by `[data] [labels] [model] [train]`, its seed and the hash of its data (None: not looked at).
+    Raises `RunError` when the folder belongs to another run, naming what differs.
     """
     saved_config, saved_environment = folder / "config.toml", folder / "environment.json"
     if not saved_config.exists():
@@ -104,7 +104,7 @@ def claim(folder: Path, config: Config, *, data_sha256: str) -> State:
     if not differences and not saved_environment.exists():
         write_json(saved_environment, environment(data_sha256))
         return "new"
-    if saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
+    if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
         differences.append("the content of the data files")
     if differences:
         raise RunError(
@@ -138,7 +138,7 @@ def write_manifest(folder: Path, *, state: Literal["finished", "failed", "interr
     write_json(folder / "manifest.json", {"state": state, "reason": reason, "time": timestamp(), "sha256": hashes})
 
 
-def environment(data_sha256: str) -> Mapping[str, object]:
+def environment(data_sha256: str | None) -> Mapping[str, object]:
     """Return the provenance of a run: versions, machine, command line, Slurm ids, data hash."""
     return {
         "time": timestamp(),
