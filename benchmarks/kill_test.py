@@ -2,8 +2,8 @@
 
     python benchmarks/kill_test.py --kills 20 --seed 1 --output runs/kill_test
 
-The run trains the starter encoder on 1,000 MedMentions-ZS sentences with a checkpoint every 5 steps, so that many kills fall
-into a save. Prints where each kill fell and whether the weights, the losses and the scores are identical.
+The run trains the starter encoder on 1,000 MedMentions-ZS sentences with a checkpoint every 5 steps, so that many
+kills fall into a save. Prints where each kill fell and whether the weights, the losses and the scores are identical.
 """
 
 import argparse
