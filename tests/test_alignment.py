@@ -148,7 +148,7 @@ def test_windows_cover_every_subword_once(length: int, max_tokens: int, overlap:
             assert window.last - window.own_last >= overlap
     # In training too: every subword is labelled in one window exactly.
     items = make_items([encoded], encoder, [np.zeros(length, dtype=np.int64)])
-    assert sum(item.num_labelled for item in items) == length
+    assert sum(item.weight for item in items) == length
     assert all(len(item.ids) <= max_tokens for item in items)
 
 

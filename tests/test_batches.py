@@ -15,6 +15,7 @@ def items(lengths: list[int]) -> list[BatchItem]:
             window=Window(document=i, first=0, last=n - 2, own_first=0, own_last=n - 2),
             ids=np.full(n, i + 1),
             tags=np.array([IGNORED, *[0] * (n - 2), IGNORED]),
+            weights=np.array([0, *[1] * (n - 2), 0], dtype=np.float32),
         )
         for i, n in enumerate(lengths)
     ]

@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +58,7 @@ def spread(tags: list[int], confidence: float = 0.9) -> np.ndarray:
 
 def test_a_unit_is_decided_by_all_its_subwords() -> None:
     # Unit 0 is O; unit 1 has three subwords B-T047 I-T047 I-T047; unit 2 continues; unit 3 begins anew.
-    document = decode_document(encoded([0, 1, 1, 1, 2, 3], 4), spread([0, 1, 2, 2, 2, 1]), SPACE)
+    document = decode_document(encoded([0, 1, 1, 1, 2, 3], 4), spread([0, 1, 2, 2, 2, 1]), SPACE, continuation=1.0)
     assert [(s.start, s.end, s.labels, s.score) for s in document.spans] == [
         (3, 8, ("T047",), 0.9),
         (9, 11, ("T047",), 0.9),
@@ -66,15 +67,22 @@ def test_a_unit_is_decided_by_all_its_subwords() -> None:
 
 def test_subwords_outvote_a_single_one() -> None:
     # Two subwords say T103 (B then I), one says T047: the unit is T103.
-    emissions, sizes = merge_subwords(np.array([0, 0, 0]), spread([3, 2, 4]), 1)
+    emissions, sizes = merge_subwords(np.array([0, 0, 0]), spread([3, 2, 4]), 1, continuation=1.0)
     assert SPACE.tags[int(viterbi(emissions)[0])] == "B-T103"
     assert sizes.tolist() == [3]
+    # With a small weight the first subword has its way against both others.
+    emissions, sizes = merge_subwords(np.array([0, 0, 0]), spread([3, 2, 2]), 1, continuation=0.1)
+    assert SPACE.tags[int(viterbi(emissions)[0])] == "B-T103"
+    assert sizes.tolist() == pytest.approx([1.2])
 
 
 def test_a_unit_without_subwords_follows_its_neighbours() -> None:
-    document = decode_document(encoded([0, 2], 3), spread([1, 2]), SPACE)
+    document = decode_document(encoded([0, 2], 3), spread([1, 2]), SPACE, continuation=0.1)
     assert [(s.start, s.end) for s in document.spans] == [(0, 8)]
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert decode_document(encoded([], 0), np.zeros((0, len(SPACE.tags)), dtype=np.float32), SPACE).spans == ()
+    assert (
+        decode_document(encoded([], 0), np.zeros((0, len(SPACE.tags)), dtype=np.float32), SPACE, continuation=0.1).spans
+        == ()
+    )

@@ -12,12 +12,12 @@ from medtuner.corpora import load_corpus
 from medtuner.documents import Document, read_documents
 from medtuner.errors import ModelError
 
-HELD_OUT = 120
+HELD_OUT = 300
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real starter encoder, trained on 500 real sentences."""
+    """The real starter encoder, trained on 700 real sentences."""
     from medtuner.config import build_config
     from medtuner.console import Console
     from medtuner.experiment import run_experiment
@@ -25,8 +25,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     table = {
         "run": {"name": "trained", "output": str(tmp_path_factory.mktemp("runs"))},
-        "data": {"train_limit": 500, "dev_limit": 50, "test_limit": 50},
-        "train": {"epochs": 2},
+        "data": {"train_limit": 700, "dev_limit": 50, "test_limit": 50},
+        "train": {"epochs": 3},
         "evaluate": {"bootstrap": 100},
     }
     with StopRequest() as stop:

@@ -223,7 +223,12 @@ def tag_subwords(encoded: Encoded, unit_tags: IntArray) -> IntArray:
     if not len(unit_tags):
         return np.full(len(encoded.subwords), -100, dtype=np.int64)
     tags = np.where(encoded.unit_of >= 0, unit_tags[encoded.unit_of], -100)
-    continues = np.ones(len(tags), dtype=bool)
-    continues[np.unique(encoded.unit_of, return_index=True)[1]] = False
     is_begin = (tags > 0) & (tags % 2 == 1)
-    return cast(IntArray, np.where(continues & is_begin, tags + 1, tags))
+    return cast(IntArray, np.where(is_begin & ~first_subwords(encoded.unit_of), tags + 1, tags))
+
+
+def first_subwords(unit_of: IntArray) -> npt.NDArray[np.bool_]:
+    """Say of each subword [S] whether it is the first of its unit."""
+    is_first = np.zeros(len(unit_of), dtype=bool)
+    is_first[np.unique(unit_of, return_index=True)[1]] = True
+    return is_first & (unit_of >= 0)

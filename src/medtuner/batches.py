@@ -19,49 +19,65 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medtuner.alignment import Encoded, SubwordEncoder, Window, cut_windows
+from medtuner.alignment import Encoded, SubwordEncoder, Window, cut_windows, first_subwords
 
 IGNORED = -100  # the target that cross entropy leaves out
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchItem:
-    """One window ready for the encoder: token ids [T] with special tokens, tags [T] (`IGNORED` where it does not own)."""
+    """One window ready for the encoder: token ids [T] with special tokens, tags [T] and their weights in the loss [T].
+
+    What the window does not own, and special tokens, have the tag `IGNORED` and weight 0.
+    """
 
     window: Window
     ids: IntArray
     tags: IntArray
+    weights: FloatArray
 
     @property
-    def num_labelled(self) -> int:
-        """Return how many subwords carry a tag."""
-        return int((self.tags != IGNORED).sum())
+    def weight(self) -> float:
+        """Return the summed weight of the window's labelled subwords."""
+        return float(self.weights.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """A padded batch: token ids, attention mask and tags, each [B, T]."""
+    """A padded batch: token ids, attention mask, tags and weights, each [B, T]."""
 
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     tags_BT: torch.Tensor
+    weights_BT: torch.Tensor
 
 
 def make_items(
-    encoded: Sequence[Encoded], encoder: SubwordEncoder, subword_tags: Sequence[IntArray] | None = None
+    encoded: Sequence[Encoded],
+    encoder: SubwordEncoder,
+    subword_tags: Sequence[IntArray] | None = None,
+    *,
+    continuation: float = 1.0,
 ) -> list[BatchItem]:
-    """Cut documents into windows with special tokens; without `subword_tags` every tag is `IGNORED`."""
+    """Cut documents into windows with special tokens; without `subword_tags` every tag is `IGNORED`.
+
+    The first subword of a unit has weight 1 in the loss, each later one weight `continuation`.
+    """
     items: list[BatchItem] = []
     for index, document in enumerate(encoded):
         for window in cut_windows(document, encoder, document=index):
             ids = np.concatenate([encoder.prefix, document.subwords[window.first : window.last], encoder.suffix])
             tags = np.full(len(ids), IGNORED, dtype=np.int64)
+            weights = np.zeros(len(ids), dtype=np.float32)
             if subword_tags is not None:
                 shift = len(encoder.prefix) - window.first
                 own = slice(window.own_first + shift, window.own_last + shift)
                 tags[own] = subword_tags[index][window.own_first : window.own_last]
-            items.append(BatchItem(window=window, ids=ids, tags=tags))
+                is_first = first_subwords(document.unit_of)[window.own_first : window.own_last]
+                weights[own] = np.where(tags[own] == IGNORED, 0, np.where(is_first, 1, continuation))
+            items.append(BatchItem(window=window, ids=ids, tags=tags, weights=weights))
     return items
 
 
@@ -111,12 +127,14 @@ def collate(items: Sequence[BatchItem], *, pad_id: int, device: torch.device) ->
     ids_BT = np.full(shape, pad_id, dtype=np.int64)
     mask_BT = np.zeros(shape, dtype=np.int64)
     tags_BT = np.full(shape, IGNORED, dtype=np.int64)
+    weights_BT = np.zeros(shape, dtype=np.float32)
     for row, item in enumerate(items):
         ids_BT[row, : len(item.ids)] = item.ids
         mask_BT[row, : len(item.ids)] = 1
         tags_BT[row, : len(item.ids)] = item.tags
-    on_device = [torch.from_numpy(array).to(device) for array in (ids_BT, mask_BT, tags_BT)]
-    return Tensors(ids_BT=on_device[0], mask_BT=on_device[1], tags_BT=on_device[2])
+        weights_BT[row, : len(item.ids)] = item.weights
+    ids, mask, tags, weights = (torch.from_numpy(array).to(device) for array in (ids_BT, mask_BT, tags_BT, weights_BT))
+    return Tensors(ids_BT=ids, mask_BT=mask, tags_BT=tags, weights_BT=weights)
 
 
 def derive_seed(*parts: int) -> int:

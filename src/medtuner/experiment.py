@@ -148,20 +148,22 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
         space=space,
         device=ranks.device,
         precision=precision,
+        continuation=config.model.continuation,
         tokens_per_batch=config.evaluate.tokens_per_batch,
     )
-    items = _align(splits, predictor.encoder, space, ledger)
+    items = _align(splits, predictor, ledger)
     dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
     test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
     _report_data(config, splits, space, ledger, console)
     return _Prepared(items=items, dev=dev, test=test, predictor=predictor, tokenizer=tokenizer, max_tokens=max_tokens)
 
 
-def _align(splits: Splits, encoder: SubwordEncoder, space: LabelSpace, ledger: Ledger) -> list[BatchItem]:
+def _align(splits: Splits, predictor: Predictor, ledger: Ledger) -> list[BatchItem]:
     account = ledger.account("train")
-    encoded = encoder.encode(splits.train.documents)
-    tags = [tag_subwords(document, tag_units(document, space, account)) for document in encoded]
-    return [item for item in make_items(encoded, encoder, tags) if item.num_labelled]
+    encoded = predictor.encoder.encode(splits.train.documents)
+    tags = [tag_subwords(document, tag_units(document, predictor.space, account)) for document in encoded]
+    items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation)
+    return [item for item in items if item.weight]
 
 
 def _report_data(config: Config, splits: Splits, space: LabelSpace, ledger: Ledger, console: Console) -> None:

@@ -1,6 +1,6 @@
 """Encoded documents in, documents with predicted spans out: one batched pass of a model.
 
-    predictor = Predictor(model=model, encoder=encoder, space=space, device=device, precision=torch.bfloat16)
+    predictor = Predictor(model=model, encoder=encoder, space=space, device=device, precision=torch.bfloat16, ...)
     predicted = predictor.predict(documents)
 
 Memory holds the log-probabilities of one group of documents at a time, never those of a whole corpus. Where the model is
@@ -30,13 +30,17 @@ def _go_on() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
-    """A model with all it takes to annotate documents; `tokens_per_batch` counts padding."""
+    """A model with all it takes to annotate documents.
+
+    `continuation` is the weight of a word's later subwords, `tokens_per_batch` counts padding.
+    """
 
     model: nn.Module
     encoder: SubwordEncoder
     space: LabelSpace
     device: torch.device
     precision: torch.dtype
+    continuation: float
     tokens_per_batch: int = 8192
 
     def predict(
@@ -55,7 +59,10 @@ class Predictor:
         for first in range(0, len(documents), _GROUP):
             encoded = self.encoder.encode(documents[first : first + _GROUP])
             log_probs = self._run(encoded)
-            yield [decode_document(e, p, self.space) for e, p in zip(encoded, log_probs, strict=True)]
+            yield [
+                decode_document(document, rows, self.space, continuation=self.continuation)
+                for document, rows in zip(encoded, log_probs, strict=True)
+            ]
 
     def _run(self, encoded: Sequence[Encoded]) -> list[FloatArray]:
         """Return the log-probabilities [S, C] of each document's subwords."""

@@ -48,6 +48,7 @@ class Recognizer:
                 space=space,
                 device=chosen,
                 precision=choose_precision(precision, chosen)[0],
+                continuation=settings["continuation"],
             )
         )
 
@@ -85,6 +86,7 @@ def save_model(folder: Path, predictor: Predictor, tokenizer: Any, *, max_tokens
         "label_space": {"kind": predictor.space.kind, "types": list(predictor.space.types)},
         "max_tokens": max_tokens,
         "overlap": predictor.encoder.overlap,
+        "continuation": predictor.continuation,
     }
 
     def fill(target: Path) -> None:

@@ -4,9 +4,9 @@
     result = loop.run()                     # raises RunInterrupted after saving when asked to stop
 
 A step is one optimiser update of one global batch, whose parts are spread over ranks and accumulated. The loss is the sum
-of cross entropies divided by the number of labelled subwords of the global batch, whatever the parts. Random numbers are
-reseeded from (seed, step, part) and the order of batches from (seed, epoch), so weights, optimiser and step are the whole
-state: on a CPU an interrupted run ends bit for bit where an undisturbed one does.
+of weighted cross entropies divided by the summed weights of the labelled subwords of the global batch, whatever the parts.
+Random numbers are reseeded from (seed, step, part) and the order of batches from (seed, epoch), so weights, optimiser and
+step are the whole state: on a CPU an interrupted run ends bit for bit where an undisturbed one does.
 """
 
 import re
@@ -79,7 +79,7 @@ class _Interval:
     """Sums since the last logged step."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
-    labelled: int = 0
+    weight: float = 0.0
     tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -155,13 +155,13 @@ class TrainingLoop:
     def _train_step(self, batch: Sequence[int]) -> None:
         job, ranks, items = self._job, self._ranks, self._job.items
         parts = split_batch(batch, items, tokens_per_part=job.options.tokens_per_rank, size=ranks.size)
-        labelled = sum(items[index].num_labelled for index in batch)
+        weight = sum(items[index].weight for index in batch)
         rate = self._set_learning_rates()
         loss_sum = torch.zeros((), device=ranks.device)
         for number in range(ranks.rank, len(parts), ranks.size):
             if parts[number]:
                 torch.manual_seed(derive_seed(job.seed, self.step, number))
-                loss_sum += self._accumulate([items[index] for index in parts[number]], labelled)
+                loss_sum += self._accumulate([items[index] for index in parts[number]], weight)
         ranks.sum_gradients(self._parameters)
         if job.options.clip:
             nn.utils.clip_grad_norm_(self._parameters, job.options.clip)
@@ -170,18 +170,19 @@ class TrainingLoop:
         self.step += 1
         tokens = sum(len(items[index].ids) for index in batch)
         self.state.tokens += tokens
-        self._log(loss_sum, labelled, tokens, rate)
+        self._log(loss_sum, weight, tokens, rate)
 
-    def _accumulate(self, items: Sequence[BatchItem], labelled: int) -> torch.Tensor:
+    def _accumulate(self, items: Sequence[BatchItem], weight: float) -> torch.Tensor:
         """Add the gradients of one part and return its summed loss, still on the device."""
         predictor = self._job.predictor
         tensors = collate(items, pad_id=predictor.encoder.pad_id, device=predictor.device)
         with autocast(predictor.device, predictor.precision):
             logits_BTC = self._model(input_ids=tensors.ids_BT, attention_mask=tensors.mask_BT).logits
-        loss = functional.cross_entropy(
-            logits_BTC.float().flatten(0, 1), tensors.tags_BT.flatten(), ignore_index=IGNORED, reduction="sum"
+        losses = functional.cross_entropy(
+            logits_BTC.float().flatten(0, 1), tensors.tags_BT.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        (loss / max(labelled, 1)).backward()
+        loss = (losses * tensors.weights_BT.flatten()).sum()
+        (loss / weight).backward()
         return loss.detach()
 
     def _set_learning_rates(self) -> float:
@@ -195,10 +196,10 @@ class TrainingLoop:
             group["lr"] = rate * factor
         return self._job.options.lr * factor
 
-    def _log(self, loss_sum: torch.Tensor, labelled: int, tokens: int, rate: float) -> None:
+    def _log(self, loss_sum: torch.Tensor, weight: float, tokens: int, rate: float) -> None:
         interval = self._interval
         interval.losses.append(loss_sum)
-        interval.labelled += labelled
+        interval.weight += weight
         interval.tokens += tokens
         if self.step % self._job.options.log_every and self.step != self.num_steps:
             return
@@ -206,9 +207,7 @@ class TrainingLoop:
         seconds = time.perf_counter() - interval.started
         self.state.seconds += seconds
         self._observer(
-            self._event(
-                loss=loss / max(interval.labelled, 1), lr=rate, tokens_per_s=interval.tokens / max(seconds, 1e-9)
-            )
+            self._event(loss=loss / interval.weight, lr=rate, tokens_per_s=interval.tokens / max(seconds, 1e-9))
         )
         self._interval = _Interval()
 
