@@ -69,7 +69,7 @@ class ModelSection(_Section):
     max_tokens: int = Field(default=512, ge=8)
     overlap: int = Field(default=64, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    continuation: float = Field(default=0.1, gt=0, le=1)
+    continuation: float = Field(default=0.3, gt=0, le=1)
 
 
 class TrainSection(_Section):
