@@ -40,7 +40,7 @@ def test_toml_round_trip(tmp_path: Path) -> None:
     [
         ({"trian": {}}, r"unknown section \[trian\]. Did you mean 'train'\?"),
         ({"train": {"epoch": 3}}, r"unknown key train.epoch. Did you mean 'epochs'\? Valid in \[train\]: epochs"),
-        ({"train": {"epochs": "3"}}, r"train.epochs = '3': it must be a valid integer \(default 4\)"),
+        ({"train": {"epochs": "3"}}, r"train.epochs = '3': it must be a valid integer \(default 6\)"),
         ({"train": {"lr": 0.0}}, r"train.lr = 0.0: it must be greater than 0"),
         ({"train": {"precision": "fp16"}}, r"train.precision = 'fp16': it must be 'auto', 'bf16' or 'fp32'"),
         ({"train": 3}, r"train is a section: write \[train\]"),

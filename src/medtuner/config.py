@@ -68,14 +68,14 @@ class ModelSection(_Section):
     init_from: str = ""
     max_tokens: int = Field(default=512, ge=8)
     overlap: int = Field(default=64, ge=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     continuation: float = Field(default=0.3, gt=0, le=1)
 
 
 class TrainSection(_Section):
     """The training loop."""
 
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=6, ge=1)
     tokens_per_batch: int = Field(default=1024, ge=1)
     tokens_per_rank: int = Field(default=0, ge=0)
     lr: float = Field(default=5e-4, gt=0)
