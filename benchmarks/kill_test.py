@@ -29,34 +29,49 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/kill_test"))
     arguments = parser.parse_args()
     shutil.rmtree(arguments.output, ignore_errors=True)
-    started = time.perf_counter()
-    undisturbed = start(arguments.output / "undisturbed")
-    assert undisturbed.wait() == 0
-    duration = time.perf_counter() - started
+    assert start(arguments.output / "undisturbed").wait() == 0
     chance = random.Random(arguments.seed)
-    folder = arguments.output / "killed"
-    kills = 0
+    kills = runs = 0
+    identical = True
     while kills < arguments.kills:
+        runs += 1
+        folder = arguments.output / f"killed-{runs}"
+        kills = kill_until_finished(folder, kills, arguments.kills, chance)
+        identical &= compare(folder, arguments.output / "undisturbed")
+    print(f"{kills} kills in {runs} runs, all identical: {identical}")
+    sys.exit(0 if identical else 1)
+
+
+def kill_until_finished(folder: Path, kills: int, wanted: int, chance: random.Random) -> int:
+    """Kill and restart one run until it is finished; returns the number of kills so far."""
+    metrics = folder / "quickstart" / "metrics.jsonl"
+    while True:
+        before = modified(metrics)
         process = start(folder)
-        # Each life is long enough to save something now and then, and short enough for all kills to fall before the end.
-        time.sleep(7 + chance.uniform(0, 1.6 * duration / arguments.kills))
-        if process.poll() is not None:
-            print(f"finished before kill {kills + 1}")
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        while process.poll() is None and modified(metrics) == before:
+            time.sleep(0.01)
+        if kills < wanted:
+            time.sleep(chance.uniform(0, 4))
+            process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            return kills
         kills += 1
         hidden = [path.name for path in folder.rglob(".*")]
-        print(f"kill {kills}: {last_step(folder)}{', in a save: ' + hidden[0] if hidden else ''}", flush=True)
-    assert start(folder).wait() == 0
+        print(f"kill {kills}: {last_step(folder)}{', left half-written: ' + hidden[0] if hidden else ''}", flush=True)
+
+
+def modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def compare(folder: Path, undisturbed: Path) -> bool:
     same = {
-        name: sha256_file(folder / "quickstart" / name)
-        == sha256_file(arguments.output / "undisturbed/quickstart" / name)
+        name: sha256_file(folder / "quickstart" / name) == sha256_file(undisturbed / "quickstart" / name)
         for name in ("model/model.safetensors", "scores.json", "predictions/test.jsonl")
     }
-    same["losses"] = losses(folder) == losses(arguments.output / "undisturbed")
-    print(f"{kills} kills, identical: {json.dumps(same)}")
-    sys.exit(0 if all(same.values()) else 1)
+    same["losses"] = losses(folder) == losses(undisturbed)
+    print(f"{folder.name} identical to undisturbed: {json.dumps(same)}")
+    return all(same.values())
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
