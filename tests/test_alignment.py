@@ -121,7 +121,7 @@ def test_losses_are_entered_with_their_reasons(starter_tokenizer) -> None:
         "it overlaps a mention as long or longer": 1,
         "it begins or ends inside a word": 2,
         "its type is outside the label space": 1,
-        "the tokeniser gives one of its words no subword": 1,
+        "the tokeniser gives its first word no subword": 1,
     }
     with pytest.raises(DataError, match=r"data.train: 5 of 6 mentions would be lost .*d1 .*data.max_lost"):
         ledger.refuse_above(0.5)

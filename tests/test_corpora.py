@@ -123,6 +123,8 @@ def test_json_array_and_documents_are_told_apart(tmp_path: Path) -> None:
     [
         ("empty.jsonl", "", "empty file"),
         ("keys.jsonl", '{"words": []}\n', "found the keys words"),
+        ("doccano.jsonl", '{"id": 1, "text": "a", "label": []}\n', "no key 'spans' among id, text, label"),
+        ("surrogate.jsonl", '{"id": 1, "text": "a \\ud83d b", "spans": []}\n', "half a surrogate pair"),
         ("uneven.jsonl", '{"tokens": ["a"], "ner_tags": []}\n', "1 tokens but 0 ner_tags"),
         ("blank.jsonl", '{"tokens": [" "], "ner_tags": ["O"]}\n', "token 0 is empty"),
         ("numbers.jsonl", '{"tokens": ["a"], "ner_tags": [1]}\n', "must be a string. Integers need their names"),
@@ -147,7 +149,7 @@ def test_absent_sources_say_what_is_valid() -> None:
 
 def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.jsonl"
-    path.write_text('{"id": "1", "text": "a"}\n{"id": "1", "text": "b"}\n')
+    path.write_text('{"id": "1", "text": "a", "spans": []}\n{"id": "1", "text": "b", "spans": []}\n')
     with pytest.raises(DataError, match="2 documents have the id '1'"):
         load_splits(DataSection(train=str(path), split="given"))
 
@@ -182,4 +184,4 @@ def test_hub_dataset_comes_from_the_local_cache_when_offline(tmp_path: Path, run
         """,
     )
     assert "hub:someone/absent: neither in the local cache" in done
-    assert "hf download --repo-type dataset someone/absent" in done
+    assert "datasets.load_dataset('someone/absent')" in done

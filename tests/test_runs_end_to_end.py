@@ -238,7 +238,7 @@ def test_mistakes_get_one_message_and_exit_code_2(
     team = {"id": "t1", "text": "p53 binds", "spans": [{"start": 0, "end": 1, "labels": ["Gene"]}]}
     (tmp_path / "team.jsonl").write_text(json.dumps(team) + "\n")
     (tmp_path / "cut.jsonl").write_text(json.dumps(team) + "\n")
-    (tmp_path / "unlabelled.jsonl").write_text('{"id": "1", "text": "p53 binds"}\n')
+    (tmp_path / "unlabelled.jsonl").write_text('{"id": "1", "text": "p53 binds", "spans": []}\n')
     done = run_medtuner("train", config.name, *[word for setting in settings for word in ("--set", setting)])
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from medtuner.documents import Document, Offsets, Span
 from medtuner.errors import ModelError
 from medtuner.labels import LabelSpace
-from medtuner.ledger import Account
+from medtuner.ledger import OUTSIDE_SPACE, Account
 
 # Combining accents belong to the letter before them.
 _WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
@@ -193,11 +193,11 @@ def tag_units(encoded: Encoded, space: LabelSpace, account: Account) -> IntArray
         units = slice(starts.get(span.start, 0), ends.get(span.end, -1) + 1)
         reason = ""
         if not labels:
-            reason = "its type is outside the label space"
+            reason = OUTSIDE_SPACE
         elif span.start not in starts or span.end not in ends:
             reason = "it begins or ends inside a word"
-        elif not has_subword[units].all():
-            reason = "the tokeniser gives one of its words no subword"
+        elif not has_subword[units.start]:
+            reason = "the tokeniser gives its first word no subword"
         elif taken[units].any():
             reason = "it overlaps a mention as long or longer"
         if reason:
@@ -208,6 +208,7 @@ def tag_units(encoded: Encoded, space: LabelSpace, account: Account) -> IntArray
         tags[units] = space.tag_index(labels[0]) + 1
         tags[units.start] = space.tag_index(labels[0])
         account.kept += 1
+        account.kept_types[labels[0]] += 1
     return tags
 
 
@@ -216,6 +217,8 @@ def _count_collapse(span: Span, labels: tuple[str, ...], account: Account) -> No
         account.collapsed[f"{span.labels[0]} -> {labels[0]}"] += 1
     if len(labels) > 1:
         account.collapsed["mentions with several types, trained on the first"] += 1
+    if span.fragments:
+        account.collapsed["discontinuous mentions, trained as their hull"] += 1
 
 
 def tag_subwords(encoded: Encoded, unit_tags: IntArray) -> IntArray:

@@ -31,6 +31,8 @@ def annotate_file(
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError(f"{target}: input and output are the same file. Name another output.")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder. Name a file to write, such as {target / 'annotated.jsonl'}.")
     aside = target.with_name(f".{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

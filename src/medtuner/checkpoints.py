@@ -54,6 +54,9 @@ class CheckpointFolder:
     ) -> None:
         """Write the checkpoint of a step, then prune; ``state["best_step"]`` names one that is kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for damaged in self.damaged:
+            shutil.rmtree(damaged, ignore_errors=True)
+        self.damaged.clear()
         self._remove_unfinished()
         aside = self._folder / f".step-{step:08d}"
         aside.mkdir()
@@ -82,7 +85,8 @@ class CheckpointFolder:
         """Return the checkpoint of a step, or None when it is absent or damaged."""
         folder = self._path(step)
         if not _verifies(folder):
-            self.damaged.append(folder)
+            if folder.exists() and folder not in self.damaged:
+                self.damaged.append(folder)
             return None
         return Checkpoint(step=step, folder=folder, state=cast(Mapping[str, Any], read_json(folder / _STATE)))
 

@@ -5,7 +5,7 @@ Exit codes: 0 finished, 2 a mistake the user can mend, 3 stopped and resumable, 
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,9 @@ from medtuner.errors import MedtunerError, RunInterrupted
 
 if TYPE_CHECKING:
     from medtuner.config import Config
+    from medtuner.console import Console
+    from medtuner.documents import Document
+    from medtuner.evaluation import ScoreOptions
 
 app = typer.Typer(
     help="Train entity recognisers for UMLS semantic types from MedMentions and your own annotations.",
@@ -109,7 +112,6 @@ def evaluate(
     by_model, by_files = (model, data), (gold, predicted)
     if all(by_model) == all(by_files) or (any(by_model) and any(by_files)):
         raise MedtunerError("evaluate needs either MODEL and DATA, or both --gold and --predicted.")
-    from medtuner.corpora import load_corpus
     from medtuner.evaluation import ScoreOptions
     from medtuner.runs import write_json
 
@@ -126,8 +128,8 @@ def evaluate(
 
         assert gold and predicted
         scores = evaluate_documents(
-            load_corpus(gold).documents,
-            load_corpus(predicted).documents,
+            _load(gold, console),
+            _load(predicted, console),
             options=ScoreOptions(bootstrap=bootstrap, seed=seed),
         )
     write_json(output / "scores.json", scores)
@@ -135,10 +137,21 @@ def evaluate(
     console.say(f"\nwritten: {output / 'scores.json'}")
 
 
-def _evaluate_model(model: Path, data: str, options: Any, console: Any) -> tuple[dict[str, Any], list[Any]]:
+def _load(source: str, console: "Console") -> "Sequence[Document]":
+    """Read annotated data; of a dataset with splits of its own the test split, unless another is named."""
+    from medtuner.corpora import load_corpus
+
+    corpus = load_corpus(source, split="test")
+    mended = "".join(f"; {count} {what}" for what, count in corpus.count_mended().items())
+    console.say(f"{corpus.source}: {len(corpus.documents):,} documents{mended}")
+    return corpus.documents
+
+
+def _evaluate_model(
+    model: Path, data: str, options: "ScoreOptions", console: "Console"
+) -> "tuple[dict[str, Any], list[Document]]":
     from dataclasses import replace
 
-    from medtuner.corpora import load_corpus
     from medtuner.evaluation import collapse_gold
     from medtuner.evaluation import evaluate as evaluate_documents
     from medtuner.labels import check_labels
@@ -146,14 +159,14 @@ def _evaluate_model(model: Path, data: str, options: Any, console: Any) -> tuple
     from medtuner.recognizer import Recognizer
 
     recognizer = Recognizer.load(model)
-    documents = load_corpus(data).documents
+    documents = _load(data, console)
     check_labels(recognizer.space, documents)
     ledger = Ledger()
     gold = collapse_gold(documents, recognizer.space, ledger.account("gold"))
     for line in ledger.summary():
         console.say(line)
     predictions = recognizer.annotate_documents(gold)
-    options = replace(options, trained_types=recognizer.space.types)
+    options = replace(options, trained_types=recognizer.trained_types)
     return evaluate_documents(gold, predictions, options=options), predictions
 
 
@@ -228,12 +241,14 @@ def run_guarded(command: Callable[[], object]) -> int:
     except RunInterrupted as interruption:
         print(f"medtuner: {interruption}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("medtuner: stopped before anything began; run the same command again.", file=sys.stderr)
-        return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"medtuner: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0

@@ -68,7 +68,7 @@ class ModelSection(_Section):
     init_from: str = ""
     max_tokens: int = Field(default=512, ge=8)
     overlap: int = Field(default=64, ge=0)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, le=0.9)
     continuation: float = Field(default=0.3, gt=0, le=1)
 
 
@@ -78,8 +78,8 @@ class TrainSection(_Section):
     epochs: int = Field(default=6, ge=1)
     tokens_per_batch: int = Field(default=1024, ge=1)
     tokens_per_rank: int = Field(default=0, ge=0)
-    lr: float = Field(default=5e-4, gt=0)
-    head_lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=5e-4, gt=0, le=1)
+    head_lr: float = Field(default=2e-3, gt=0, le=1)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, le=1)

@@ -70,9 +70,9 @@ class Console:
             table.add_column(name, justify="right", no_wrap=True)
         per_type = scores["strict"]["per_type"]
         for name in sorted(per_type, key=lambda name: -per_type[name]["support"]):
-            note = "" if per_type[name].get("trained", True) else "  (never trained)"
+            note = "" if per_type[name].get("trained", True) else "untrained: "
             label = name if display_name(name) == name else f"{name} {display_name(name)}"
-            table.add_row(label + note, *_cells(per_type[name]))
+            table.add_row(Text(note + label), *_cells(per_type[name]))
         table.add_section()
         strict = scores["strict"]
         for title_, row in (

@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,9 +50,16 @@ class Document:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_documents(path: Path) -> Iterator[Document]:
-    """Read Document JSON Lines (`.gz` too), one document at a time; errors name file and line."""
+def read_documents(path: Path, *, annotated: bool = False) -> Iterator[Document]:
+    """Read Document JSON Lines (`.gz` too), one document at a time; errors name file and line.
+
+    With `annotated` a document without the key `spans` is refused: another tool's key would pass for no mentions.
+    """
     for where, record in read_json_lines(path):
+        if annotated and "spans" not in record:
+            raise DataError(
+                f"{where}: no key 'spans' among {', '.join(record)}. A document without mentions says \"spans\": []."
+            )
         yield document_from_json(record, where=where)
 
 
@@ -113,7 +121,7 @@ class _Utf8Lines:
             raise DataError(
                 f"{self._path}:{number}: not UTF-8 (byte {error.start} of the line). Convert the file to UTF-8."
             ) from None
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise DataError(f"{self._path}: after line {number}: {error}. The file is damaged or cut short.") from None
 
 
@@ -150,6 +158,8 @@ def document_from_json(record: Mapping[str, Any], *, where: str) -> Document:
     text = rest.pop("text", None)
     if not isinstance(text, str):
         raise DataError(f"{where}: key 'text' must be a string; found {type(text).__name__}.")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{where}: the text holds half a surrogate pair (a cut emoji, say). Mend or remove it.")
     identifier = rest.pop("id", None)
     if not isinstance(identifier, str | int) or isinstance(identifier, bool):
         raise DataError(f"{where}: key 'id' must be a string; found {type(identifier).__name__}.")

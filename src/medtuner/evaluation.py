@@ -14,7 +14,7 @@ from typing import Any
 from medtuner.documents import Document, Span, hash_documents
 from medtuner.errors import DataError
 from medtuner.labels import LabelSpace
-from medtuner.ledger import Account
+from medtuner.ledger import OUTSIDE_SPACE, Account
 from medtuner.metrics import count_matches, score
 
 
@@ -71,7 +71,7 @@ def _collapse_document(document: Document, space: LabelSpace, account: Account) 
     for span in document.spans:
         labels = space.collapse(span.labels)
         if not labels:
-            account.lose(document, span, "its type is outside the label space")
+            account.lose(document, span, OUTSIDE_SPACE)
             continue
         if labels != span.labels:
             account.collapsed[f"{'+'.join(span.labels)} -> {'+'.join(labels)}"] += 1

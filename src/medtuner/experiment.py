@@ -22,23 +22,33 @@ from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
 from medtuner.documents import Document, hash_documents, write_documents
-from medtuner.errors import RunInterrupted
+from medtuner.errors import DataError, MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
-from medtuner.labels import LabelSpace, check_labels, choose_label_space
+from medtuner.labels import check_labels, choose_label_space
 from medtuner.ledger import Ledger
 from medtuner.models import (
     ModelOptions,
     build_model,
     choose_precision,
     find_encoder,
+    identify_encoder,
     initialise_from,
     load_tokenizer,
     memory_hint,
 )
-from medtuner.prediction import Predictor
+from medtuner.prediction import Predictor, predict_in_shares
 from medtuner.recognizer import find_model, largest_window, save_model
 from medtuner.report import write_report
-from medtuner.runs import claim, is_finished, read_json, run_folder, write_bytes, write_json, write_manifest
+from medtuner.runs import (
+    claim,
+    is_finished,
+    read_json,
+    read_metrics,
+    run_folder,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from medtuner.signals import StopRequest
 from medtuner.training import Event, TrainingJob, TrainingLoop
 
@@ -61,6 +71,8 @@ class _Prepared:
     predictor: Predictor
     tokenizer: Any
     max_tokens: int
+    trained_types: tuple[str, ...]
+    encoder_identity: str
 
 
 def run_experiment(config: Config, *, console: Console, stop: StopRequest) -> Outcome:
@@ -76,16 +88,10 @@ def run_experiment(config: Config, *, console: Console, stop: StopRequest) -> Ou
             return Outcome(folder=folder, scores=_stored_scores(folder))
         try:
             return _run(config, folder, ranks, console, stop)
-        except RunInterrupted as interruption:
-            if ranks.is_main:
-                write_manifest(folder, state="interrupted", reason=str(interruption))
-            raise
         except RuntimeError as error:
             hint = memory_hint(error, ranks)
             if hint is None:
                 raise
-            if ranks.is_main:
-                write_manifest(folder, state="failed", reason=str(hint))
             raise hint from None
 
 
@@ -93,10 +99,10 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
     splits = load_splits(config.data)
     ledger = Ledger()
     prepared = _prepare(config, splits, ledger, ranks, console)
+    _refuse_losses(config, folder, ledger, ranks)
+    _claim(folder, config, splits, ranks, prepared.encoder_identity)
     if ranks.is_main:
-        claim(folder, config, data_sha256=_hash_splits(splits))
         write_json(folder / "ledger.json", ledger.to_json())
-    ranks.wait()
     job = TrainingJob(
         options=config.train,
         seed=config.run.seed,
@@ -106,13 +112,41 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
         checkpoints=folder / "checkpoints",
         stop=stop,
     )
-    _train(job, folder, ranks, console)
-    if not ranks.is_main:
-        ranks.wait()
-        return Outcome(folder=folder, scores=None)
-    outcome = _finish(config, folder, prepared, stop)
-    ranks.wait()
-    return outcome
+    try:
+        _train(job, folder, ranks, console)
+        return _finish(config, folder, prepared, ranks, stop)
+    except RunInterrupted as interruption:
+        if ranks.is_main:
+            write_manifest(folder, state="interrupted", reason=str(interruption))
+        raise
+    except RuntimeError as error:
+        if ranks.is_main:
+            write_manifest(folder, state="failed", reason=str(memory_hint(error, ranks) or type(error).__name__))
+        raise
+
+
+def _refuse_losses(config: Config, folder: Path, ledger: Ledger, ranks: Ranks) -> None:
+    """Refuse the run, before it owns a folder, when too many mentions would be lost; list them beside the folder."""
+    try:
+        ledger.refuse_above(config.data.max_lost)
+    except DataError as error:
+        listing = folder.with_name(f"{folder.name}.refused.json")
+        if ranks.is_main:
+            write_json(listing, ledger.to_json())
+        raise DataError(f"{error} All places: {listing}") from None
+
+
+def _claim(folder: Path, config: Config, splits: Splits, ranks: Ranks, encoder: str) -> None:
+    """Let the first rank open the folder; where it may not, every rank raises the same error."""
+    refusal: MedtunerError | None = None
+    if ranks.is_main:
+        try:
+            claim(folder, config, data_sha256=_hash_splits(splits), encoder=encoder)
+        except MedtunerError as error:
+            refusal = error
+    first_refusal = ranks.gather(refusal)[0]
+    if first_refusal is not None:
+        raise first_refusal
 
 
 def _hash_splits(splits: Splits) -> str:
@@ -133,7 +167,7 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     torch.manual_seed(derive_seed(config.run.seed))
     model = build_model(location, space, ModelOptions(dropout=config.model.dropout, device=ranks.device))
     if config.model.init_from:
-        shared = initialise_from(model, find_model(Path(config.model.init_from)), space)
+        shared = initialise_from(model, find_model(Path(config.model.init_from)), space, tokenizer)
         console.say(f"weights from {config.model.init_from}; output rows kept for {shared} of {len(space.tags)} tags")
     max_tokens = largest_window(model, tokenizer, config.model.max_tokens)
     if max_tokens < config.model.max_tokens:
@@ -144,7 +178,7 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
         console.warn("training in fp32, about half as fast: " + note)
     predictor = Predictor(
         model=model,
-        encoder=SubwordEncoder(tokenizer, max_tokens=max_tokens, overlap=min(config.model.overlap, max_tokens // 4)),
+        encoder=SubwordEncoder(tokenizer, max_tokens=max_tokens, overlap=config.model.overlap),
         space=space,
         device=ranks.device,
         precision=precision,
@@ -154,8 +188,20 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     items = _align(splits, predictor, ledger)
     dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
     test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
-    _report_data(config, splits, space, ledger, console)
-    return _Prepared(items=items, dev=dev, test=test, predictor=predictor, tokenizer=tokenizer, max_tokens=max_tokens)
+    trained_types = tuple(sorted(ledger.account("train").kept_types))
+    _report_data(splits, ledger, console)
+    for name, gold in (("dev", dev), ("test", test)):
+        _warn_of_unseen(name, gold, set(trained_types), console)
+    return _Prepared(
+        items=items,
+        dev=dev,
+        test=test,
+        predictor=predictor,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        trained_types=trained_types,
+        encoder_identity=identify_encoder(location, model),
+    )
 
 
 def _align(splits: Splits, predictor: Predictor, ledger: Ledger) -> list[BatchItem]:
@@ -166,29 +212,27 @@ def _align(splits: Splits, predictor: Predictor, ledger: Ledger) -> list[BatchIt
     return [item for item in items if item.weight]
 
 
-def _report_data(config: Config, splits: Splits, space: LabelSpace, ledger: Ledger, console: Console) -> None:
-    """Print the ledger and what the scores will not show by themselves; refuse a run that loses too much."""
+def _report_data(splits: Splits, ledger: Ledger, console: Console) -> None:
+    """Print the ledger, and what the scores will not show by themselves."""
     for name, corpus in splits.named().items():
         ledger.account(name).mended.update(corpus.count_mended())
     for line in ledger.summary():
         console.say(line)
-    if config.labels.space == "train":
-        seen = set(space.types)
-        for name in ("dev", "test"):
-            held_out = splits.named().get(name)
-            spans = [span for document in held_out.documents for span in document.spans] if held_out else []
-            missed = [span for span in spans if not seen & set(span.labels)]
-            if missed:
-                types = sorted({label for span in missed for label in span.labels if label not in seen})
-                console.warn(
-                    f"{name}: {len(missed)} of {len(spans)} mentions have types that training never shows "
-                    f"({', '.join(types)}); they stay in gold and count as missed."
-                )
     if splits.dev is None:
         console.warn("no dev set: the last weights are kept, not the best ones. Set data.dev to choose by score.")
     if splits.test is None:
         console.warn("no test set: the run will have no scores. Set data.test, or run `medtuner evaluate` later.")
-    ledger.refuse_above(config.data.max_lost)
+
+
+def _warn_of_unseen(name: str, gold: Sequence[Document], trained: set[str], console: Console) -> None:
+    spans = [span for document in gold for span in document.spans]
+    missed = [span for span in spans if not trained & set(span.labels)]
+    if missed:
+        types = sorted({label for span in missed for label in span.labels})
+        console.warn(
+            f"{name}: {len(missed)} of {len(spans)} mentions have types that training never shows "
+            f"({', '.join(types)}); they stay in gold and count as missed."
+        )
 
 
 def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> None:
@@ -212,21 +256,15 @@ def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> No
     with console.training(num_steps=loop.num_steps, start=loop.step) as show:
         observers.append(show)
         loop.run()
+    for damaged in loop.damaged_checkpoints:
+        console.warn(f"{damaged}: damaged since it was written; the newest whole checkpoint is used.")
 
 
 def _trim_metrics(metrics: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run takes again, and a line that a kill cut short."""
-    if not metrics.exists():
-        return
-    kept: list[str] = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= step:
-            kept.append(line)
-    write_bytes(metrics, "".join(kept).encode())
+    if metrics.exists():
+        kept = [record for record in read_metrics(metrics) if record["step"] <= step]
+        write_text(metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _append_metrics(metrics: Path, event: Event) -> None:
@@ -240,20 +278,28 @@ def _append_metrics(metrics: Path, event: Event) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-def _finish(config: Config, folder: Path, prepared: _Prepared, stop: StopRequest) -> Outcome:
+def _finish(config: Config, folder: Path, prepared: _Prepared, ranks: Ranks, stop: StopRequest) -> Outcome:
     """Save the model, test it, draw and report; the manifest comes last."""
     predictor = prepared.predictor
-    save_model(folder / "model", predictor, prepared.tokenizer, max_tokens=prepared.max_tokens)
+    predicted = predict_in_shares(predictor, prepared.test, ranks=ranks, should_stop=lambda: stop.requested)
+    if predicted is None:
+        raise RunInterrupted("stopped while testing; training is done and saved")
+    if not ranks.is_main:
+        return Outcome(folder=folder, scores=None)
+    save_model(
+        folder / "model",
+        predictor,
+        prepared.tokenizer,
+        max_tokens=prepared.max_tokens,
+        trained_types=prepared.trained_types,
+    )
     scores = None
     if prepared.test:
-        predicted = predictor.predict(prepared.test, should_stop=lambda: stop.requested)
-        if predicted is None:
-            raise RunInterrupted("stopped while testing; training is done and saved")
         scores = evaluate(
             prepared.test,
             predicted,
             options=ScoreOptions(
-                bootstrap=config.evaluate.bootstrap, seed=config.run.seed, trained_types=predictor.space.types
+                bootstrap=config.evaluate.bootstrap, seed=config.run.seed, trained_types=prepared.trained_types
             ),
         )
         predictions = folder / "predictions" / "test.jsonl"

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medtuner.documents import read_json_lines
-from medtuner.runs import write_bytes
+from medtuner.runs import read_metrics, write_bytes
 from medtuner.semantic_network import display_name
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a8f98"
 
 def draw_learning_curve(metrics: Path, picture: Path) -> None:
     """Draw training loss, and dev F1 where it was measured, over steps."""
-    rows = [record for _, record in read_json_lines(metrics)]
+    rows = read_metrics(metrics)
     logged = [row for row in rows if "loss" in row]
     evaluated = [row for row in rows if "dev_f1" in row]
     figure = _new_figure(7, 3.6)

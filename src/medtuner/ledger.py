@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from medtuner.documents import Document, Span
 from medtuner.errors import DataError
 
+OUTSIDE_SPACE = "its type is outside the label space"
 _EXAMPLES = 5
 
 
@@ -37,6 +38,7 @@ class Account:
     documents: int = 0
     mentions: int = 0
     kept: int = 0
+    kept_types: Counter[str] = field(default_factory=Counter)
     collapsed: Counter[str] = field(default_factory=Counter)
     mended: Counter[str] = field(default_factory=Counter)
     losses: list[Loss] = field(default_factory=list)
@@ -64,13 +66,17 @@ class Ledger:
         return self.accounts.setdefault(split, Account())
 
     def refuse_above(self, share: float) -> None:
-        """Raise `DataError` when a split lost more than `share` of its mentions, with reasons and examples."""
+        """Raise `DataError` when a split lost more than `share` of its mentions, with reasons and examples.
+
+        Types that the label space leaves out on purpose are counted apart: they are no fault of the annotations.
+        """
         for name, account in self.accounts.items():
-            if len(account.losses) > share * account.mentions:
-                reasons = "; ".join(f"{count} {reason}" for reason, count in account.lost.most_common())
-                places = ", ".join(f"{loss.document} {loss.start}-{loss.end}" for loss in account.losses[:_EXAMPLES])
+            losses = [loss for loss in account.losses if loss.reason != OUTSIDE_SPACE]
+            if len(losses) > share * account.mentions:
+                reasons = "; ".join(f"{count} {why}" for why, count in Counter(x.reason for x in losses).most_common())
+                places = ", ".join(f"{loss.document} {loss.start}-{loss.end}" for loss in losses[:_EXAMPLES])
                 raise DataError(
-                    f"data.{name}: {len(account.losses)} of {account.mentions} mentions would be lost ({reasons}), more "
+                    f"data.{name}: {len(losses)} of {account.mentions} mentions would be lost ({reasons}), more "
                     f"than data.max_lost = {share} allows. First places: {places}. Mend the annotations, or raise "
                     "data.max_lost."
                 )
@@ -83,6 +89,7 @@ class Ledger:
                 "mentions": account.mentions,
                 "kept": account.kept,
                 "lost": dict(account.lost),
+                "kept_types": dict(account.kept_types),
                 "collapsed_labels": dict(account.collapsed),
                 "mended_tags": dict(account.mended),
                 "losses": [
@@ -105,6 +112,9 @@ class Ledger:
         for name, account in self.accounts.items():
             reasons = "".join(f"; lost {count}: {reason}" for reason, count in account.lost.most_common())
             mended = "".join(f"; {count} {what}" for what, count in account.mended.most_common())
+            collapsed = sum(account.collapsed.values())
+            if collapsed:
+                mended += f"; {collapsed} labels brought into the label space, or reduced to one (ledger.json)"
             counts = f"{account.documents:,} documents, {account.mentions:,} mentions, {account.kept:,} kept"
             lines.append(f"{name}: {counts}{reasons}{mended}")
         return lines

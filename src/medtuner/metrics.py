@@ -9,7 +9,7 @@ Three ways of counting, each a set of exact integers for every document:
 - *strict*: (start, end, label) equal. The set is over labels too, so a mention with two types counts twice.
 - *untyped*: (start, end) equal, labels ignored.
 - *partial*: same label and at least one character shared; one prediction answers for one gold mention at the most, matched
-  from left to right.
+  in the order of their ends.
 
 Counts are summed over documents and ratios are taken once, at the end. Precision, recall and F1 of 0/0 are 0. Micro sums
 over types; macro and weighted average over the types present in gold (weighted by their support). Intervals are the 2.5th
@@ -104,11 +104,11 @@ def _outcomes(wanted: set[Any], found: set[Any]) -> list[tuple[Any, int]]:
 
 
 def _count_overlaps(wanted: Sequence[tuple[int, int]], found: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Match spans that share a character, each at most once, from left to right."""
+    """Match spans that share a character, each at most once, in the order of their ends."""
     free = list(wanted)
     matched = 0
-    for start, end in found:
-        # Of the gold spans it touches, take the one that ends first: later predictions cannot reach it.
+    for start, end in sorted(found, key=lambda span: (span[1], span[0])):
+        # Of the gold spans it touches, take the one that ends first: later predictions reach least of it.
         touching = [span for span in free if span[0] < end and start < span[1]]
         if touching:
             free.remove(min(touching, key=lambda span: (span[1], span[0])))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from medtuner.distributed import Ranks
@@ -54,6 +55,14 @@ def find_encoder(name: str) -> str:
     return str(folder)
 
 
+def identify_encoder(location: str, model: nn.Module) -> str:
+    """Return what pins an encoder's weights: the hash of its file, or the hub's commit."""
+    weights = Path(location) / "model.safetensors"
+    if weights.is_file():
+        return f"sha256:{sha256_file(weights)}"
+    return f"commit:{getattr(cast(Any, model).config, '_commit_hash', None)}"
+
+
 def load_tokenizer(location: str) -> Any:
     """Load the fast tokeniser of an encoder or of a saved model."""
     from transformers import AutoTokenizer
@@ -73,27 +82,55 @@ def build_model(location: str, space: LabelSpace, options: ModelOptions) -> nn.M
         ),
     )
     _set_dropout(config, options.dropout)
-    # The CPU kernel of fused attention spends a third of a step in its backward pass; plain products are 1.3 times
-    # faster at sentence length (docs/log.md).
-    attention = "eager" if options.device.type == "cpu" else None
+    attention = _attention(options.device)
 
     def load() -> Any:
         return AutoModelForTokenClassification.from_pretrained(
-            location, config=config, attn_implementation=attention, dtype=torch.float32, ignore_mismatched_sizes=True
+            location,
+            config=config,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
 
-    model = cast(nn.Module, _load(location, load))
+    model: Any
+    model, information = _load(location, load)
+    _refuse_random_encoder(model, information, location)
     if options.device.type == "cpu":
         _replace_dropout(model)
-    return model.to(options.device)
+    return cast(nn.Module, model.to(options.device))
+
+
+def _refuse_random_encoder(model: nn.Module, information: Any, location: str) -> None:
+    """Raise `ModelError` when weights of the encoder itself, not only of its new head, were not in the file."""
+    mismatched = {str(entry[0]) for entry in information["mismatched_keys"]}
+    fresh = (set(information["missing_keys"]) | mismatched) - head_parameters(model)
+    if fresh:
+        raise ModelError(
+            f"{location}: {len(fresh)} weights of the encoder are not in its file, first {min(fresh)}. It is the file of "
+            "another architecture, or damaged."
+        )
 
 
 def load_model(folder: Path, device: torch.device) -> nn.Module:
     """Load a saved model for prediction."""
     from transformers import AutoModelForTokenClassification
 
-    model = _load(str(folder), lambda: AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32))
+    attention = _attention(device)
+    model = _load(
+        str(folder),
+        lambda: AutoModelForTokenClassification.from_pretrained(
+            folder, attn_implementation=attention, dtype=torch.float32
+        ),
+    )
     return cast(nn.Module, model).to(device).eval()
+
+
+def _attention(device: torch.device) -> str | None:
+    # The CPU kernel of fused attention spends a third of a step in its backward pass; plain products are 1.3 times
+    # faster at sentence length (docs/log.md).
+    return "eager" if device.type == "cpu" else None
 
 
 @contextmanager
@@ -116,14 +153,16 @@ def _load(location: str, load: Any) -> Any:
     try:
         with quiet_transformers():
             return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if Path(location).is_dir():
             raise ModelError(f"{location}: no model or tokeniser that transformers can load: {first_line}") from None
         raise ModelError(
-            f"encoder {location!r} is neither a folder nor in the local Hugging Face cache, and no hub was reached. Where "
-            f"there is internet run: hf download {location} (with the same HF_HOME), or write model.encoder = "
-            f'"starter". transformers says: {first_line}'
+            f"encoder {location!r} cannot be loaded: it is no folder here, and the local Hugging Face cache or the hub did "
+            f"not give it. Where there is internet run: hf download {location} (with the same HF_HOME), or write "
+            f'model.encoder = "starter". transformers says: {first_line}'
         ) from None
 
 
@@ -175,11 +214,13 @@ def head_parameters(model: nn.Module) -> set[str]:
 
 
 @torch.no_grad()
-def initialise_from(model: nn.Module, folder: Path, space: LabelSpace) -> int:
+def initialise_from(model: nn.Module, folder: Path, space: LabelSpace, tokenizer: Any) -> int:
     """Copy the weights of another run's model, and of its output rows those of shared tags; return how many rows.
 
-    Raises `ModelError` when the other model has another shape.
+    Raises `ModelError` when the other model has another shape or vocabulary.
     """
+    if load_tokenizer(str(folder)).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"model.init_from = {str(folder.parent)!r}: its vocabulary is not that of model.encoder.")
     other = load_model(folder, torch.device("cpu"))
     theirs, ours = other.state_dict(), model.state_dict()
     old_tags = {tag: int(index) for index, tag in cast(Any, other).config.id2label.items()}

@@ -18,6 +18,7 @@ from torch import nn
 from medtuner.alignment import Encoded, SubwordEncoder
 from medtuner.batches import BatchItem, collate, cut_by_budget, make_items
 from medtuner.decoding import FloatArray, decode_document
+from medtuner.distributed import Ranks
 from medtuner.documents import Document
 from medtuner.labels import LabelSpace
 
@@ -91,6 +92,16 @@ class Predictor:
             own = slice(window.own_first, window.own_last)
             first = shift + window.own_first - window.first
             results[window.document][own] = log_probs_TC[first : first + window.own_last - window.own_first]
+
+
+def predict_in_shares(
+    predictor: Predictor, documents: Sequence[Document], *, ranks: Ranks, should_stop: Callable[[], bool]
+) -> list[Document] | None:
+    """Let each rank predict its share and return all predictions on every rank; None when any rank was asked to stop."""
+    predicted = predictor.predict(documents[ranks.rank :: ranks.size], should_stop=should_stop)
+    if ranks.agree_any(predicted is None):
+        return None
+    return [document for part in ranks.gather(predicted) for document in part]
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

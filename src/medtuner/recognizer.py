@@ -29,15 +29,21 @@ _SETTINGS = "medtuner.json"
 class Recognizer:
     """A model with its tokeniser and label space, ready to annotate."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, *, trained_types: tuple[str, ...]) -> None:
         self._predictor = predictor
+        self.trained_types = trained_types
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> "Recognizer":
-        """Load a run folder or its `model` folder; `device` is auto, cpu or cuda, `precision` auto, bf16 or fp32."""
+        """Load a run folder or its `model` folder.
+
+        `device` is auto, cpu or cuda; `precision` is bf16, fp32 or auto: that of training where the device has it.
+        """
         folder = find_model(Path(path))
         settings = read_json(folder / _SETTINGS)
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if precision == "auto" and settings["precision"] == "fp32":
+            precision = "fp32"
         tokenizer = load_tokenizer(str(folder))
         space = LabelSpace(kind=settings["label_space"]["kind"], types=tuple(settings["label_space"]["types"]))
         encoder = SubwordEncoder(tokenizer, max_tokens=settings["max_tokens"], overlap=settings["overlap"])
@@ -49,7 +55,8 @@ class Recognizer:
                 device=chosen,
                 precision=choose_precision(precision, chosen)[0],
                 continuation=settings["continuation"],
-            )
+            ),
+            trained_types=tuple(settings["trained_types"]),
         )
 
     @property
@@ -80,13 +87,17 @@ def find_model(path: Path) -> Path:
     raise ModelError(f"{path}: {state}. Name a run folder that finished, or a folder with config.json and {_SETTINGS}.")
 
 
-def save_model(folder: Path, predictor: Predictor, tokenizer: Any, *, max_tokens: int) -> None:
+def save_model(
+    folder: Path, predictor: Predictor, tokenizer: Any, *, max_tokens: int, trained_types: Sequence[str]
+) -> None:
     """Write model, tokeniser and medtuner's own settings into one folder, all or nothing."""
     settings = {
         "label_space": {"kind": predictor.space.kind, "types": list(predictor.space.types)},
         "max_tokens": max_tokens,
         "overlap": predictor.encoder.overlap,
         "continuation": predictor.continuation,
+        "precision": "bf16" if predictor.precision == torch.bfloat16 else "fp32",
+        "trained_types": list(trained_types),
     }
 
     def fill(target: Path) -> None:

@@ -27,6 +27,7 @@ from medtuner.errors import RunError
 State = Literal["new", "resumable", "finished"]
 
 _IDENTITY_SECTIONS = ("data", "labels", "model", "train")
+_CHANGES_NOTHING = ("data.max_lost", "train.log_every", "train.keep_checkpoints")  # free to change in mid-run
 _PACKAGES = ("medtuner", "torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 
 
@@ -67,6 +68,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -88,7 +100,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def claim(folder: Path, config: Config, *, data_sha256: str | None) -> State:
+def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str = "") -> State:
     """Open a run folder for this configuration and say what is in it.
 
     A run is identified by `[data] [labels] [model] [train]`, its seed and the hash of its data (None: not looked at).
@@ -102,7 +114,7 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None) -> State:
         write_text(saved_config, config_to_toml(config))
     differences = _differences(load_config(saved_config), config)
     if not differences and not saved_environment.exists():
-        write_json(saved_environment, environment(data_sha256))
+        write_json(saved_environment, environment(data_sha256, encoder))
         return "new"
     if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
         differences.append("the content of the data files")
@@ -117,6 +129,7 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None) -> State:
 def _differences(old: Config, new: Config) -> list[str]:
     before, now = flatten(old), flatten(new)
     names = [name for name in now if name.partition(".")[0] in _IDENTITY_SECTIONS or name == "run.seed"]
+    names = [name for name in names if name not in _CHANGES_NOTHING]
     return [f"{name} (there {before[name]!r}, here {now[name]!r})" for name in names if before[name] != now[name]]
 
 
@@ -138,8 +151,8 @@ def write_manifest(folder: Path, *, state: Literal["finished", "failed", "interr
     write_json(folder / "manifest.json", {"state": state, "reason": reason, "time": timestamp(), "sha256": hashes})
 
 
-def environment(data_sha256: str | None) -> Mapping[str, object]:
-    """Return the provenance of a run: versions, machine, command line, Slurm ids, data hash."""
+def environment(data_sha256: str | None, encoder: str) -> Mapping[str, object]:
+    """Return the provenance of a run: versions, machine, command line, Slurm ids, what pins data and encoder."""
     return {
         "time": timestamp(),
         "command": sys.argv,
@@ -151,6 +164,7 @@ def environment(data_sha256: str | None) -> Mapping[str, object]:
         "git_commit": _git_commit(),
         "slurm": {name: value for name, value in os.environ.items() if name.startswith("SLURM_JOB")},
         "data_sha256": data_sha256,
+        "encoder": encoder,
     }
 
 

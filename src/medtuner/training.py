@@ -28,7 +28,7 @@ from medtuner.documents import Document
 from medtuner.errors import RunInterrupted
 from medtuner.evaluation import ScoreOptions, evaluate
 from medtuner.models import head_parameters
-from medtuner.prediction import Predictor, autocast
+from medtuner.prediction import Predictor, autocast, predict_in_shares
 from medtuner.signals import StopRequest
 
 _LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
@@ -257,14 +257,12 @@ class TrainingLoop:
         return True
 
     def _score_dev(self) -> Mapping[str, Any] | None:
-        """Predict this rank's share of the dev set and score all of it; None when any rank was asked to stop."""
-        job, ranks = self._job, self._ranks
-        share = job.dev[ranks.rank :: ranks.size]
-        predicted = job.predictor.predict(share, should_stop=lambda: job.stop.requested)
-        if ranks.agree_any(predicted is None):
+        """Predict and score the dev set; None when any rank was asked to stop."""
+        job = self._job
+        predicted = predict_in_shares(job.predictor, job.dev, ranks=self._ranks, should_stop=lambda: job.stop.requested)
+        if predicted is None:
             return None
-        gathered = [document for part in ranks.gather(predicted) for document in part]
-        return evaluate(job.dev, gathered, options=ScoreOptions(bootstrap=0, seed=job.seed))
+        return evaluate(job.dev, predicted, options=ScoreOptions(bootstrap=0, seed=job.seed))
 
     def _out_of_patience(self) -> bool:
         patience = self._job.options.patience
@@ -288,8 +286,8 @@ class TrainingLoop:
         raise RunInterrupted(f"stopped at step {self.step} of {self.num_steps}, saved")
 
     def _load_best(self) -> None:
-        best = self._folder.read(self.state.best_step)
-        assert best is not None, f"the best checkpoint, step {self.state.best_step}, is kept until the run ends"
+        best = self._folder.read(self.state.best_step) or self._folder.latest()
+        assert best is not None, "the checkpoint of the last evaluation has just been written or read"
         self._model.load_state_dict(best.load_weights())
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import cast
 
 from medtuner.config import DataSection
 from medtuner.corpora.hub import read_hub
@@ -78,7 +77,7 @@ def _read_tagged_file(path: Path, orphans: Orphans) -> Corpus:
 
 def _read_document_file(path: Path, orphans: Orphans) -> Corpus:
     del orphans  # spans have no tags to mend
-    return Corpus(source=path.name, documents=tuple(read_documents(path)), mended={})
+    return Corpus(source=path.name, documents=tuple(read_documents(path, annotated=True)), mended={})
 
 
 READERS: Mapping[str, Callable[[Path, Orphans], Corpus]] = {
@@ -101,15 +100,17 @@ def guess_format(path: Path) -> str:
         where, record = next(read_json_lines(path), (str(path), None))
         if record is None:
             raise DataError(f"{path}: empty file.")
+        if "ner_tags" in record or ("tokens" in record and "text" not in record):
+            return "hf"
         if "text" in record:
             return "jsonl"
-        if "tokens" in record:
-            return "hf"
         raise DataError(
             f"{where}: found the keys {', '.join(record)}; needed are 'text' and 'spans' (documents), or 'tokens' and "
             "'ner_tags'."
         )
-    raise DataError(f"{path}: format not known by its suffix {suffix!r}. Valid: .jsonl, .json, .parquet.")
+    raise DataError(
+        f"{path}: format not known by its suffix {suffix!r}. Valid: .jsonl, .json, .parquet (and .txt to annotate)."
+    )
 
 
 def load_corpus(source: str, *, split: str = "train", orphans: Orphans = "begin") -> Corpus:
@@ -181,7 +182,7 @@ def _load_given(data: DataSection, source: str, split: str) -> Corpus | None:
 
 
 def _refuse_duplicate_ids(split: str, corpus: Corpus) -> None:
-    counts = Counter((document.id, cast(str, document.extra.get("annotator", ""))) for document in corpus.documents)
+    counts = Counter((document.id, str(document.extra.get("annotator", ""))) for document in corpus.documents)
     (identifier, _), count = counts.most_common(1)[0]
     if count > 1:
         raise DataError(
@@ -191,9 +192,11 @@ def _refuse_duplicate_ids(split: str, corpus: Corpus) -> None:
 
 
 def iterate_documents(source: str) -> Iterator[Document]:
-    """Yield a source's documents one by one; Document JSON Lines are streamed, the rest is read whole."""
+    """Yield a source's documents one by one, annotated or not; Document JSON Lines are streamed, the rest is read whole."""
     path = Path(source)
     if path.is_file() and guess_format(path) == "jsonl":
         yield from read_documents(path)
+    elif path.is_file():
+        yield from _read_tagged(path.name, read_rows(path, annotated=False), "begin").documents
     else:
         yield from load_corpus(source).documents

@@ -39,10 +39,11 @@ def _load(name: str, split: str) -> Any:
     except (DatasetNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise DataError(
             f"hub:{name}: neither in the local cache nor on a hub this machine reaches ({str(error).splitlines()[0]}). "
-            f"Where there is internet run: hf download --repo-type dataset {owner_and_dataset} (with the same HF_HOME). "
+            f'Where there is internet run, with the same HF_HOME: python -c "import datasets; '
+            f"datasets.load_dataset('{owner_and_dataset}')\". "
             'Or use data.train = "medmentions-zs", which is embedded.'
         ) from None
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise DataError(f"hub:{name}: cannot be read: {str(error).splitlines()[0]}") from None
     if split not in loaded:
         raise DataError(f"hub:{name}: no split {split!r}; it has {', '.join(loaded)}.")

@@ -26,20 +26,24 @@ class Row:
     id: str = ""
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a parquet, JSON or JSON Lines file, in order."""
+def read_rows(path: Path, *, annotated: bool = True) -> Iterator[Row]:
+    """Yield the rows of a parquet, JSON or JSON Lines file, in order; unless `annotated`, tags may be absent."""
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
         return
     for where, record in _read_records(path):
-        missing = [key for key in ("tokens", "ner_tags") if not isinstance(record.get(key), list)]
+        tags = record.get("ner_tags")
+        if tags is None and not annotated and isinstance(record.get("tokens"), list):
+            tags = ["O"] * len(record["tokens"])
+        columns = {"tokens": record.get("tokens"), "ner_tags": tags}
+        missing = [key for key, column in columns.items() if not isinstance(column, list)]
         if missing:
             raise DataError(f"{where}: needs lists under 'tokens' and 'ner_tags'; {' and '.join(missing)} missing.")
         yield Row(
             words=_check_strings(record["tokens"], "tokens", where),
-            tags=_check_strings(record["ner_tags"], "ner_tags", where),
+            tags=_check_strings(tags, "ner_tags", where),
             where=where,
-            id=str(record.get("id", "")),
+            id=str(record.get("id") or ""),
         )
 
 
@@ -118,7 +122,8 @@ def class_names(feature: Any) -> Sequence[str] | None:
 def _class_names(path: Path, schema: Any) -> Sequence[str] | None:
     import pyarrow as arrow
 
-    if not arrow.types.is_integer(schema.field("ner_tags").type.value_type):
+    values = getattr(schema.field("ner_tags").type, "value_type", None)  # None: no list; each row will say so
+    if values is None or not arrow.types.is_integer(values):
         return None
     from datasets import Features
 
