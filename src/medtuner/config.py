@@ -129,7 +129,9 @@ def build_config(table: Mapping[str, Any], *, overrides: Sequence[str] = (), whe
     _refuse_unknown(merged, where)
     for override in overrides:
         _apply_override(merged, override)
-    _refuse_unknown(merged, "--set" if overrides else where)
+    if overrides:
+        where = f"{where} with --set"
+        _refuse_unknown(merged, where)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
