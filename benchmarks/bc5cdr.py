@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", default=["13"])
+    parser.add_argument("--sides", nargs="+", default=["recipe", "medtuner"])
     parser.add_argument("--output", type=Path, default=Path("runs/bc5cdr"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def main() -> None:
         convert(arguments.source / f"{split}.pubtator.txt.gz", arguments.output / f"{split}.jsonl")
     command = [sys.executable, str(Path(__file__).with_name("compare_trainers.py")), "--output", str(arguments.output)]
     command += ["--train", str(arguments.output / "train.jsonl"), "--test", str(arguments.output / "test.jsonl")]
-    subprocess.run([*command, "--seeds", *arguments.seeds], check=True)
+    subprocess.run([*command, "--seeds", *arguments.seeds, "--sides", *arguments.sides], check=True)
 
 
 def convert(source: Path, target: Path) -> None:

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/compare_trainers"))
     parser.add_argument("--train", type=Path, help="tokens/ner_tags file to train on instead of MedMentions-ZS")
     parser.add_argument("--test", type=Path, help="tokens/ner_tags file to test on instead of MedMentions-ZS")
+    parser.add_argument("--sides", nargs="+", choices=["recipe", "medtuner"], default=["recipe", "medtuner"])
     parser.add_argument("--side", choices=["recipe", "medtuner"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -38,11 +39,7 @@ def main() -> None:
     train, test = arguments.train, arguments.test
     if not train or not test:
         train, test = write_medmentions(arguments.output)
-    rows = [
-        run_side(side, train, test, seed, arguments.output)
-        for seed in arguments.seeds
-        for side in ("recipe", "medtuner")
-    ]
+    rows = [run_side(side, train, test, seed, arguments.output) for seed in arguments.seeds for side in arguments.sides]
     (arguments.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     show(rows)
 
@@ -202,6 +199,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['side']:<10}{row['seed']:>5}{row['tokens_per_s']:>10,.0f}{row['seconds']:>9,.0f}"
             f"{100 * row['micro_f1']:>10.2f}{100 * row['macro_f1']:>10.2f}"
         )
+    if len({row["side"] for row in rows}) < 2:
+        return
     mean: dict[str, dict[str, float]] = {}
     for side in ("recipe", "medtuner"):
         mine = [row for row in rows if row["side"] == side]
