@@ -51,7 +51,7 @@ def kill_until_finished(folder: Path, kills: int, wanted: int, chance: random.Ra
         while process.poll() is None and modified(metrics) == before:
             time.sleep(0.01)
         if kills < wanted:
-            time.sleep(chance.uniform(0, 4))
+            time.sleep(chance.uniform(0, 10))
             process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             return kills
