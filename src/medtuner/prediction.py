@@ -22,7 +22,8 @@ from medtuner.distributed import Ranks
 from medtuner.documents import Document
 from medtuner.labels import LabelSpace
 
-_GROUP = 512  # documents whose log-probabilities are in memory together
+# What is in memory together: few long documents, or many short ones.
+_GROUP_DOCUMENTS, _GROUP_CHARACTERS = 512, 200_000
 
 
 def _go_on() -> bool:
@@ -57,8 +58,8 @@ class Predictor:
 
     def predict_groups(self, documents: Sequence[Document]) -> Iterator[list[Document]]:
         """Yield predicted documents group by group, in order."""
-        for first in range(0, len(documents), _GROUP):
-            encoded = self.encoder.encode(documents[first : first + _GROUP])
+        for group in cut_groups(documents):
+            encoded = self.encoder.encode(group)
             log_probs = self._run(encoded)
             yield [
                 decode_document(document, rows, self.space, continuation=self.continuation)
@@ -92,6 +93,20 @@ class Predictor:
             own = slice(window.own_first, window.own_last)
             first = shift + window.own_first - window.first
             results[window.document][own] = log_probs_TC[first : first + window.own_last - window.own_first]
+
+
+def cut_groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """Yield consecutive documents in groups of bounded number and length; a longer document is a group of its own."""
+    group: list[Document] = []
+    size = 0
+    for document in documents:
+        if group and (len(group) == _GROUP_DOCUMENTS or size + len(document.text) > _GROUP_CHARACTERS):
+            yield group
+            group, size = [], 0
+        group.append(document)
+        size += len(document.text)
+    if group:
+        yield group
 
 
 def predict_in_shares(
