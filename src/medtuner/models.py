@@ -182,8 +182,8 @@ def _set_dropout(config: Any, probability: float) -> None:
 class ByteDropout(nn.Dropout):
     """Dropout whose mask takes one random byte an element, for CPUs.
 
-    `torch.bernoulli_` draws on one thread and takes 13% of a step; eight bytes of one 64-bit draw take 1%. The
-    probability is rounded to a 256th, and the scale makes up for it exactly.
+    `torch.bernoulli_` takes 13% of a step; masks from eight bytes of each 64-bit draw take about three quarters of its
+    time (docs/log.md). The probability is rounded to a 256th, and the scale makes up for it exactly.
     """
 
     def __init__(self, probability: float) -> None:
