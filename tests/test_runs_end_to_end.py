@@ -243,3 +243,15 @@ def test_mistakes_get_one_message_and_exit_code_2(
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_goes_on_in_the_precision_it_began_in(config: Path, run_medtuner: Run, tmp_path: Path) -> None:
+    assert run_medtuner("train", str(config)).returncode == 0
+    (environment,) = tmp_path.rglob("environment.json")
+    table = json.loads(environment.read_text())
+    other = {"bf16": "fp32", "fp32": "bf16"}[table["precision"]]
+    environment.write_text(json.dumps(table | {"precision": other}))
+    (environment.parent / "manifest.json").unlink()
+    again = run_medtuner("train", str(config))
+    assert again.returncode == 0
+    assert f", {other} " in again.stdout

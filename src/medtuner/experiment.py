@@ -45,6 +45,7 @@ from medtuner.runs import (
     read_json,
     read_metrics,
     run_folder,
+    stored_precision,
     write_json,
     write_manifest,
     write_text,
@@ -100,7 +101,7 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
     ledger = Ledger()
     prepared = _prepare(config, splits, ledger, ranks, console)
     _refuse_losses(config, folder, ledger, ranks)
-    _claim(folder, config, splits, ranks, prepared.encoder_identity)
+    _claim(folder, config, splits, ranks, prepared)
     if ranks.is_main:
         write_json(folder / "ledger.json", ledger.to_json())
     job = TrainingJob(
@@ -136,12 +137,18 @@ def _refuse_losses(config: Config, folder: Path, ledger: Ledger, ranks: Ranks) -
         raise DataError(f"{error} All places: {listing}") from None
 
 
-def _claim(folder: Path, config: Config, splits: Splits, ranks: Ranks, encoder: str) -> None:
+def _claim(folder: Path, config: Config, splits: Splits, ranks: Ranks, prepared: _Prepared) -> None:
     """Let the first rank open the folder; where it may not, every rank raises the same error."""
     refusal: MedtunerError | None = None
     if ranks.is_main:
         try:
-            claim(folder, config, data_sha256=_hash_splits(splits), encoder=encoder)
+            claim(
+                folder,
+                config,
+                data_sha256=_hash_splits(splits),
+                encoder=prepared.encoder_identity,
+                precision="fp32" if prepared.predictor.precision == torch.float32 else "bf16",
+            )
         except MedtunerError as error:
             refusal = error
     first_refusal = ranks.gather(refusal)[0]
@@ -172,10 +179,13 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     max_tokens = largest_window(model, tokenizer, config.model.max_tokens)
     if max_tokens < config.model.max_tokens:
         console.say(f"model.max_tokens: the encoder takes {max_tokens} at once; longer text goes through in windows")
-    precision, note = choose_precision(config.train.precision, ranks.device)
+    wanted: str = config.train.precision
+    if wanted == "auto":  # a run goes on in the precision it began in, whatever the machine
+        wanted = stored_precision(run_folder(config)) or "auto"
+    precision, note = ranks.gather(choose_precision(wanted, ranks.device))[0]
     console.say(f"device {ranks.device}, {ranks.size} rank{'s' * (ranks.size > 1)}, {note}")
-    if config.train.precision == "auto" and precision == torch.float32:
-        console.warn("training in fp32, about half as fast: " + note)
+    if wanted == "auto" and precision == torch.float32:
+        console.warn("training in " + note)
     predictor = Predictor(
         model=model,
         encoder=SubwordEncoder(tokenizer, max_tokens=max_tokens, overlap=config.model.overlap),

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -99,7 +98,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str = "") -> State:
+def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str = "", precision: str = "") -> State:
     """Open a run folder for this configuration and say what is in it.
 
     A run is identified by `[data] [labels] [model] [train]`, its seed and the hash of its data (None: not looked at).
@@ -113,7 +112,7 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str
         write_text(saved_config, config_to_toml(config))
     differences = _differences(load_config(saved_config), config)
     if not differences and not saved_environment.exists():
-        write_json(saved_environment, environment(data_sha256, encoder))
+        write_json(saved_environment, environment(data_sha256, encoder) | {"precision": precision})
         return "new"
     if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
         differences.append("the content of the data files")
@@ -123,6 +122,12 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str
             "the folder to begin anew."
         )
     return "finished" if is_finished(folder) else "resumable"
+
+
+def stored_precision(folder: Path) -> str:
+    """Return the precision a run has begun in, "" when it has not begun."""
+    path = folder / "environment.json"
+    return str(read_json(path).get("precision", "")) if path.exists() else ""
 
 
 def _differences(old: Config, new: Config) -> list[str]:
@@ -150,7 +155,7 @@ def write_manifest(folder: Path, *, state: Literal["finished", "failed", "interr
     write_json(folder / "manifest.json", {"state": state, "reason": reason, "time": timestamp(), "sha256": hashes})
 
 
-def environment(data_sha256: str | None, encoder: str) -> Mapping[str, object]:
+def environment(data_sha256: str | None, encoder: str) -> dict[str, object]:
     """Return the provenance of a run: versions, machine, command line, Slurm ids, what pins data and encoder."""
     return {
         "time": timestamp(),
