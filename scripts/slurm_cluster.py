@@ -35,7 +35,9 @@ class CannotRun(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["up", "down", "status", "env"])
-    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT, help=f"the cluster's folder (default {DEFAULT_ROOT})")
+    parser.add_argument(
+        "--root", type=Path, default=DEFAULT_ROOT, help=f"the cluster's folder (default {DEFAULT_ROOT})"
+    )
     parser.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB as well, so that sacct works")
     parser.add_argument("--kill-wait", type=int, default=20, help="seconds between TERM and KILL (default 20)")
     arguments = parser.parse_args()
@@ -152,7 +154,9 @@ def start_accounting(root: Path) -> None:
     command += [f"--pid-file={root}/run/mariadbd.pid", f"--log-error={root}/log/mariadbd.log"]
     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_for(sock.exists, "MariaDB's socket")
-    statements = "CREATE USER 'slurm'@'localhost' IDENTIFIED BY 'slurm'; CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';"
+    statements = (
+        "CREATE USER 'slurm'@'localhost' IDENTIFIED BY 'slurm'; CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';"
+    )
     statements += "GRANT ALL ON slurm_acct.* TO 'slurm'@'localhost'; GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1';"
     subprocess.run(["mariadb", f"--socket={sock}", "-u", "root", "-e", statements], check=True)
     (dbd_port,) = free_ports(1)
@@ -234,7 +238,11 @@ def wait_for(condition, what: str, seconds: float = 30) -> None:
 def wait_until_idle(root: Path, environment: dict[str, str]) -> None:
     def idle() -> bool:
         done = subprocess.run(
-            ["sinfo", "-h", "-N", "-p", "main", "-o", "%T"], env=environment, capture_output=True, text=True, check=False
+            ["sinfo", "-h", "-N", "-p", "main", "-o", "%T"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.stdout.split() == ["idle"] * len(NODES)
 
@@ -264,7 +272,9 @@ def down(root: Path) -> None:
         environment = os.environ | {"SLURM_CONF": f"{root}/slurm.conf"}
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(["scancel", "--state=PENDING", "--user=root"], env=environment, check=False, timeout=20)
-            subprocess.run(["scancel", "--signal=KILL", "--full", "--user=root"], env=environment, check=False, timeout=20)
+            subprocess.run(
+                ["scancel", "--signal=KILL", "--full", "--user=root"], env=environment, check=False, timeout=20
+            )
     stepds = [int(pid) for pid in pgrep(f"slurmstepd.*{root}")]
     doomed = pids(root)
     for pid in doomed:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medtuner.errors import ConfigError, nearest
 
 # Sections and keys of the design that no code serves yet: refused by name, never accepted and ignored.
-_NOT_BUILT_SECTIONS = ("slurm", "notify")
+_NOT_BUILT_SECTIONS = ("notify",)
 _NOT_BUILT_VALUES: Mapping[str, tuple[object, ...]] = {
     "model.head": ("open",),
     "run.private": (True,),
@@ -99,6 +99,30 @@ class EvaluateSection(_Section):
     tokens_per_batch: int = Field(default=8192, ge=1)
 
 
+class SlurmSection(_Section):
+    """What a job asks of Slurm; may change between attempts of one run."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    time: str = Field(default="08:00:00", pattern=r"^(\d+-\d{1,2}(:\d{1,2}(:\d{1,2})?)?|\d+(:\d{1,2}(:\d{1,2})?)?)$")
+    nodes: int = Field(default=1, ge=1)
+    gpus_per_node: int | str = 0
+    tasks_per_node: int = Field(default=0, ge=0)
+    cpus_per_task: int = Field(default=1, ge=1)
+    mem: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    dependency: str = ""
+    mail: str = ""
+    requeue: bool = True
+    max_restarts: int = Field(default=100, ge=0)
+    max_stalled: int = Field(default=3, ge=1)
+    signal_lead: int = Field(default=120, ge=10)
+    setup: list[str] = []
+    extra: list[str] = []
+
+
 class Config(_Section):
     """A whole run, every default filled in."""
 
@@ -108,6 +132,7 @@ class Config(_Section):
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    slurm: SlurmSection = SlurmSection()
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
@@ -206,6 +231,7 @@ def _check_combinations(config: Config, where: str) -> None:
     for name, unbuilt in _NOT_BUILT_VALUES.items():
         if values[name] in unbuilt:
             raise ConfigError(f"{where}: {name} = {values[name]!r} is not built yet; the default works today.")
+    _check_slurm(config.slurm, where)
     if config.run.name in (".", ".."):
         raise ConfigError(f"{where}: run.name = {config.run.name!r} is no folder name.")
     if 2 * config.model.overlap >= config.model.max_tokens:
@@ -218,3 +244,43 @@ def _check_combinations(config: Config, where: str) -> None:
             f'{where}: data.split = "block" cuts dev and test out of data.train; remove data.dev and data.test, or '
             'write data.split = "given".'
         )
+
+
+def _check_slurm(slurm: SlurmSection, where: str) -> None:
+    gpus = num_gpus(slurm.gpus_per_node, where)
+    if gpus and slurm.tasks_per_node not in (0, gpus):
+        raise ConfigError(
+            f"{where}: slurm.tasks_per_node = {slurm.tasks_per_node} but slurm.gpus_per_node = {slurm.gpus_per_node!r}: one "
+            "rank works on one GPU. Leave slurm.tasks_per_node = 0, which starts as many ranks as there are GPUs."
+        )
+    limit = seconds_of(slurm.time)
+    if limit < slurm.signal_lead + 60:
+        raise ConfigError(
+            f"{where}: slurm.time = {slurm.time!r} is {limit} s, but a job is told to save slurm.signal_lead = "
+            f"{slurm.signal_lead} s before its end and Slurm may be 60 s early. Ask for at least "
+            f"{slurm.signal_lead + 60} s, or lower slurm.signal_lead."
+        )
+    for option in slurm.extra:
+        if not option.startswith("-") or "\n" in option:
+            raise ConfigError(f"{where}: slurm.extra: {option!r} is no sbatch option; write it as '--name=value'.")
+
+
+def num_gpus(gpus_per_node: int | str, where: str = "slurm") -> int:
+    """Return the number in ``4`` or ``"a100:4"``."""
+    number = str(gpus_per_node).rpartition(":")[2]
+    if not number.isdecimal():
+        raise ConfigError(f'{where}: slurm.gpus_per_node = {gpus_per_node!r}: write a number, or "type:number" ("a100:4").')
+    return int(number)
+
+
+def seconds_of(limit: str) -> int:
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S (sbatch's manual, --time)."""
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds

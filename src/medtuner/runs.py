@@ -107,11 +107,13 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str
     saved_config, saved_environment = folder / "config.toml", folder / "environment.json"
     if not saved_config.exists():
         # Names with a leading dot are temporary files that a killed process may have left.
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir() if path.name != "logs"):
             raise RunError(f"{folder} holds files but no config.toml of a run. Choose another run.name or run.output.")
         write_text(saved_config, config_to_toml(config))
     differences = _differences(load_config(saved_config), config)
-    if not differences and not saved_environment.exists():
+    if not saved_environment.exists() and not differences and data_sha256 is None:
+        return "new"
+    if not differences and data_sha256 is not None and not saved_environment.exists():
         write_json(saved_environment, environment(data_sha256, encoder) | {"precision": precision})
         return "new"
     if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
@@ -172,9 +174,9 @@ def environment(data_sha256: str | None, encoder: str) -> dict[str, object]:
     }
 
 
-def timestamp() -> str:
-    """Return the current time in ISO 8601, in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def timestamp(seconds: float | None = None) -> str:
+    """Return a time (seconds since the epoch; default now) in ISO 8601, in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _version(package: str) -> str | None:

@@ -1,13 +1,17 @@
-"""Requests to stop: a signal sets a flag, and the training loop looks at it at every step boundary.
+"""Requests to stop: a signal or a deadline, and the training loop looks at it at every step boundary.
 
     with StopRequest() as stop:
+        stop.deadline = job_end - lead          # seconds since the epoch; none by default
         ...
         if stop.requested: save and leave
 
-Nothing happens inside the handler itself, so a second or third signal cannot break a save that is under way.
+Nothing happens inside the handler itself, so a second or third signal cannot break a save that is under way. A launcher may
+start the process with these signals blocked: they wait until the handlers stand, and none is lost or kills an interpreter
+that is still starting.
 """
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,16 +23,21 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.deadline: float | None = None
+        self.started = time.time()
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Say whether a signal has arrived."""
+        """Say whether a signal has arrived or the deadline has passed."""
+        if not self.reason and self.deadline is not None and time.time() >= self.deadline:
+            self.reason = "deadline"
         return bool(self.reason)
 
     def __enter__(self) -> "StopRequest":
         for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
     def __exit__(
