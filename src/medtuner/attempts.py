@@ -97,7 +97,9 @@ class AttemptLog:
         """Raise `RunError` when a later attempt has taken the run over: a node thought dead must not write again."""
         rows = self.rows()
         if rows and rows[-1].attempt != attempt.attempt:
-            raise RunError(f"attempt {rows[-1].attempt} has taken over {self._path.parent}; this one stops without saving.")
+            raise RunError(
+                f"attempt {rows[-1].attempt} has taken over {self._path.parent}; this one stops without saving."
+            )
 
     def saved(self, attempt: Attempt, *, step: int) -> Attempt:
         """Note that a checkpoint of `step` stands, and return the row as it is now."""

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from medtuner.errors import RunError
 from medtuner.runs import read_json, sha256_file, sync_folder, write_json
 
 _WEIGHTS, _OPTIMIZER, _STATE, _MANIFEST = "weights.safetensors", "optimizer.pt", "state.json", "manifest.json"
@@ -52,7 +54,26 @@ class CheckpointFolder:
     def save(
         self, *, step: int, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any]
     ) -> None:
-        """Write the checkpoint of a step, then prune; ``state["best_step"]`` names one that is kept."""
+        """Write the checkpoint of a step, then prune; ``state["best_step"]`` names one that is kept.
+
+        Raises `RunError` when it cannot be written (a full disk, a quota); what was there before stays.
+        """
+        try:
+            self._write(step=step, weights=weights, optimizer=optimizer, state=state)
+        except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: how torch.save says it
+            self._remove_unfinished()
+            kept = max(self.steps(), default=0)
+            raise RunError(
+                f"{self._folder}: the checkpoint of step {step} cannot be written: {str(error).splitlines()[0]}. "
+                f"{f'That of step {kept} is whole' if kept else 'There is no earlier one'}. Make room (is the disk full, or "
+                "your quota?) and start the run again."
+            ) from None
+        self._remove_unfinished()
+        self._prune(best_step=int(state.get("best_step", 0)))
+
+    def _write(
+        self, *, step: int, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for damaged in self.damaged:
             shutil.rmtree(damaged, ignore_errors=True)
@@ -70,8 +91,6 @@ class CheckpointFolder:
             os.rename(final, self._folder / f".step-{step:08d}-replaced")
         os.rename(aside, final)
         sync_folder(self._folder)
-        self._remove_unfinished()
-        self._prune(best_step=int(state.get("best_step", 0)))
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint that verifies; damaged ones are passed over and listed in `damaged`."""

@@ -269,7 +269,9 @@ def num_gpus(gpus_per_node: int | str, where: str = "slurm") -> int:
     """Return the number in ``4`` or ``"a100:4"``."""
     number = str(gpus_per_node).rpartition(":")[2]
     if not number.isdecimal():
-        raise ConfigError(f'{where}: slurm.gpus_per_node = {gpus_per_node!r}: write a number, or "type:number" ("a100:4").')
+        raise ConfigError(
+            f'{where}: slurm.gpus_per_node = {gpus_per_node!r}: write a number, or "type:number" ("a100:4").'
+        )
     return int(number)
 
 

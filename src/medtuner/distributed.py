@@ -10,6 +10,7 @@ Alone, a process is rank 0 of 1 and every call is a no-op. gloo serves CPUs, NCC
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,11 +77,6 @@ class Ranks:
         dist.all_gather_object(items, item)
         return items
 
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
@@ -91,7 +87,7 @@ def join_ranks() -> Iterator[Ranks]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=_TIMEOUT_S))
+        _init_process_group(backend, rank, size)
     try:
         yield Ranks(rank=rank, size=size, device=device)
     finally:
@@ -109,13 +105,8 @@ def _read_launcher() -> tuple[int, int, int]:
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0))
-    # SLURM_STEP_ID tells a task of `srun` from the bare batch script, which sees the job's variables as well.
+    # SLURM_STEP_NUM_TASKS tells a task of `srun` from the bare batch script, which sees the job's variables as well.
     if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
-            raise MedtunerError(
-                "srun started several tasks, but MASTER_ADDR and MASTER_PORT are not set. In the job script write: "
-                "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) MASTER_PORT=29400"
-            )
         return (
             int(environment["SLURM_PROCID"]),
             int(environment["SLURM_STEP_NUM_TASKS"]),
@@ -124,8 +115,52 @@ def _read_launcher() -> tuple[int, int, int]:
     return 0, 1, 0
 
 
+def _init_process_group(backend: str, rank: int, size: int) -> None:
+    address, port = _rendezvous()
+    try:
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{address}:{port}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=_TIMEOUT_S),
+        )
+    except dist.DistNetworkError as error:
+        raise MedtunerError(
+            f"rank {rank}: cannot meet the other ranks at {address}:{port}: {str(error).splitlines()[0]} Another program "
+            "may hold that port: set MASTER_PORT to a free one."
+        ) from None
+
+
+def _rendezvous() -> tuple[str, int]:
+    """Return where the ranks meet: what `torchrun` says, else the first node of the step and a port of its own.
+
+    The port follows from job and step, below the range that systems give out by themselves, so that jobs that share a node
+    do not meet each other.
+    """
+    environment = os.environ
+    address = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+    if "MASTER_PORT" in environment:
+        return address, int(environment["MASTER_PORT"])
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", 0))
+    return address, 10_000 + (7 * job + step) % 22_000
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of a Slurm node list: ``gpu[007-009,12],fat1`` gives ``gpu007``."""
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", nodes)
+    assert match is not None, nodes
+    return "".join(part or "" for part in match.groups())
+
+
 def _choose_device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # srun may show each rank its own GPU only, or all of them.
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    count = torch.cuda.device_count()
+    if count > 1 and local_rank >= count:
+        raise MedtunerError(
+            f"this node shows {count} GPUs, but rank {local_rank + 1} started on it: one rank works on one GPU. Set "
+            f"slurm.tasks_per_node to 0 or {count}, or give srun --ntasks-per-node={count}."
+        )
+    return torch.device("cuda", local_rank % count)

@@ -6,8 +6,10 @@
 Calling it again on the same folder resumes an unfinished run and returns at once from a finished one.
 """
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 
 import torch
 
+from medtuner import slurm
 from medtuner.alignment import SubwordEncoder, tag_subwords, tag_units
+from medtuner.attempts import Attempt, AttemptLog, Reason
 from medtuner.batches import BatchItem, derive_seed, make_items
 from medtuner.config import Config
 from medtuner.console import Console
@@ -97,13 +101,18 @@ def run_experiment(config: Config, *, console: Console, stop: StopRequest) -> Ou
 
 
 def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: StopRequest) -> Outcome:
+    if ranks.is_main and (end := slurm.job_end()) is not None:
+        stop.deadline = end - config.slurm.signal_lead
     splits = load_splits(config.data)
+    _leave_early(ranks, stop)
     ledger = Ledger()
     prepared = _prepare(config, splits, ledger, ranks, console)
+    _leave_early(ranks, stop)
     _refuse_losses(config, folder, ledger, ranks)
     _claim(folder, config, splits, ranks, prepared)
     if ranks.is_main:
         write_json(folder / "ledger.json", ledger.to_json())
+    story = _Story(folder, ranks, stop)
     job = TrainingJob(
         options=config.train,
         seed=config.run.seed,
@@ -112,18 +121,75 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
         predictor=prepared.predictor,
         checkpoints=folder / "checkpoints",
         stop=stop,
+        before_save=story.check_owner,
+        after_save=story.saved,
     )
     try:
-        _train(job, folder, ranks, console)
-        return _finish(config, folder, prepared, ranks, stop)
+        _train(job, folder, ranks, console, story)
+        outcome = _finish(config, folder, prepared, ranks, stop)
     except RunInterrupted as interruption:
-        if ranks.is_main:
-            write_manifest(folder, state="interrupted", reason=str(interruption))
+        story.stopped(config.slurm.signal_lead, str(interruption))
         raise
-    except RuntimeError as error:
-        if ranks.is_main:
-            write_manifest(folder, state="failed", reason=str(memory_hint(error, ranks) or type(error).__name__))
+    except (MedtunerError, RuntimeError) as error:
+        story.failed(memory_hint(error, ranks) if isinstance(error, RuntimeError) else error)
         raise
+    story.close("finished")
+    return outcome
+
+
+def _leave_early(ranks: Ranks, stop: StopRequest) -> None:
+    if ranks.agree_any(stop.requested):
+        raise RunInterrupted("stopped before the first step; what was saved earlier stays")
+
+
+class _Story:
+    """This process's row in `attempts.jsonl` and the manifest of an unfinished run; only the first rank writes."""
+
+    def __init__(self, folder: Path, ranks: Ranks, stop: StopRequest) -> None:
+        self._folder = folder
+        self._log = AttemptLog(folder)
+        self._ranks = ranks
+        self._stop = stop
+        self._attempt: Attempt | None = None
+
+    def begin(self, step: int) -> None:
+        if self._ranks.is_main:
+            self._attempt = self._log.begin(job=slurm.current_job(), step=step, started=self._stop.started)
+
+    def check_owner(self) -> None:
+        if self._attempt is not None:
+            self._log.check_owner(self._attempt)
+
+    def saved(self, step: int) -> None:
+        if self._attempt is not None:
+            self._attempt = self._log.saved(self._attempt, step=step)
+
+    def close(self, reason: Reason) -> None:
+        if self._attempt is not None:
+            self._log.close(self._attempt, reason=reason)
+
+    def stopped(self, lead: float, message: str) -> None:
+        """Close with what stopped the run on any rank; every rank comes here."""
+        reasons = [reason for reason in self._ranks.gather(self._stop.reason) if reason]
+        if self._ranks.is_main:
+            write_manifest(self._folder, state="interrupted", reason=message)
+            self.close(_explain_stop(reasons[0] if reasons else "", lead))
+
+    def failed(self, error: Exception | None) -> None:
+        if self._ranks.is_main:
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                self.close("error")
+                write_manifest(self._folder, state="failed", reason=str(error or "an error of medtuner's own"))
+
+
+def _explain_stop(reason: str, lead: float) -> Reason:
+    """Say why Slurm or a user stopped a run; Slurm sends the signal before the end up to 60 s early."""
+    if reason == "deadline":
+        return "deadline"
+    if slurm.is_preempted():
+        return "preempted"
+    end = slurm.job_end() if reason == "SIGUSR1" else None
+    return "deadline" if end is not None and time.time() > end - lead - 90 else "signal"
 
 
 def _refuse_losses(config: Config, folder: Path, ledger: Ledger, ranks: Ranks) -> None:
@@ -245,7 +311,7 @@ def _warn_of_unseen(name: str, gold: Sequence[Document], trained: set[str], cons
         )
 
 
-def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> None:
+def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console, story: _Story) -> None:
     """Run the loop, from the last checkpoint if there is one, with metrics and progress."""
     metrics = folder / "metrics.jsonl"
     observers: list[Callable[[Event], None]] = []
@@ -260,6 +326,7 @@ def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console) -> No
         console.warn(f"{damaged}: damaged, passed over.")
     if checkpoint is not None:
         console.say(f"resuming from step {checkpoint.step} of {loop.num_steps}")
+    story.begin(loop.step)
     if ranks.is_main:
         _trim_metrics(metrics, loop.step)
         observers.append(lambda event: _append_metrics(metrics, event))
@@ -278,7 +345,12 @@ def _trim_metrics(metrics: Path, step: int) -> None:
 
 
 def _append_metrics(metrics: Path, event: Event) -> None:
-    record: dict[str, object] = {"step": event.step, "epoch": round(event.epoch, 4), "tokens": event.tokens}
+    record: dict[str, object] = {
+        "step": event.step,
+        "num_steps": event.num_steps,
+        "epoch": round(event.epoch, 4),
+        "tokens": event.tokens,
+    }
     if event.dev is None:
         record |= {"loss": event.loss, "lr": event.lr, "tokens_per_s": event.tokens_per_s, "seconds": event.seconds}
     else:

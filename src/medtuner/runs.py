@@ -26,6 +26,7 @@ from medtuner.errors import RunError
 State = Literal["new", "resumable", "finished"]
 
 _IDENTITY_SECTIONS = ("data", "labels", "model", "train")
+_PREPARED = ("logs", "submitted")  # what `submit` makes in a run folder before the run begins
 _CHANGES_NOTHING = ("data.max_lost", "train.log_every", "train.keep_checkpoints")  # free to change in mid-run
 _PACKAGES = ("medtuner", "torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 
@@ -107,14 +108,15 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str
     saved_config, saved_environment = folder / "config.toml", folder / "environment.json"
     if not saved_config.exists():
         # Names with a leading dot are temporary files that a killed process may have left.
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir() if path.name != "logs"):
+        if folder.is_dir() and any(
+            not path.name.startswith(".") for path in folder.iterdir() if path.name not in _PREPARED
+        ):
             raise RunError(f"{folder} holds files but no config.toml of a run. Choose another run.name or run.output.")
         write_text(saved_config, config_to_toml(config))
     differences = _differences(load_config(saved_config), config)
-    if not saved_environment.exists() and not differences and data_sha256 is None:
-        return "new"
-    if not differences and data_sha256 is not None and not saved_environment.exists():
-        write_json(saved_environment, environment(data_sha256, encoder) | {"precision": precision})
+    if not differences and not saved_environment.exists():
+        if data_sha256 is not None:
+            write_json(saved_environment, environment(data_sha256, encoder) | {"precision": precision})
         return "new"
     if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
         differences.append("the content of the data files")
@@ -147,11 +149,13 @@ def is_finished(folder: Path) -> bool:
 
 def write_manifest(folder: Path, *, state: Literal["finished", "failed", "interrupted"], reason: str = "") -> None:
     """Write `manifest.json`, the last file of a run: its state and the hash of every result file."""
-    skipped = ("checkpoints", "logs")
+    skipped = ("checkpoints", *_PREPARED)
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in skipped and path.name != "manifest.json"
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in skipped
+        and path.name not in ("manifest.json", "attempts.jsonl")
     )
     hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files} if state == "finished" else {}
     write_json(folder / "manifest.json", {"state": state, "reason": reason, "time": timestamp(), "sha256": hashes})

@@ -25,7 +25,7 @@ from medtuner.checkpoints import Checkpoint, CheckpointFolder
 from medtuner.config import TrainSection
 from medtuner.distributed import Ranks
 from medtuner.documents import Document
-from medtuner.errors import RunInterrupted
+from medtuner.errors import MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, evaluate
 from medtuner.models import head_parameters
 from medtuner.prediction import Predictor, autocast, predict_in_shares
@@ -36,7 +36,10 @@ _LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
-    """All that a loop works on; `dev` may be empty, and then the last weights count as the best."""
+    """All that a loop works on; `dev` may be empty, and then the last weights count as the best.
+
+    On the first rank `before_save` may refuse a checkpoint by raising, and `after_save` hears of each that stands.
+    """
 
     options: TrainSection
     seed: int
@@ -45,6 +48,8 @@ class TrainingJob:
     predictor: Predictor
     checkpoints: Path
     stop: StopRequest
+    before_save: Callable[[], object]
+    after_save: Callable[[int], object]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -271,15 +276,24 @@ class TrainingLoop:
     def _save(self) -> None:
         if self._saved == (self.step, self.state):
             return
+        refusal: MedtunerError | None = None
         if self._ranks.is_main:
-            self._folder.save(
-                step=self.step,
-                weights=self._model.state_dict(),
-                optimizer=self._optimizer.state_dict(),
-                state=asdict(self.state),
-            )
+            try:
+                self._job.before_save()
+                self._folder.save(
+                    step=self.step,
+                    weights=self._model.state_dict(),
+                    optimizer=self._optimizer.state_dict(),
+                    state=asdict(self.state),
+                )
+                self._job.after_save(self.step)
+            except MedtunerError as error:
+                refusal = error
+        # No rank goes on, or leaves, before the checkpoint stands.
+        first_refusal = self._ranks.gather(refusal)[0]
+        if first_refusal is not None:
+            raise first_refusal
         self._saved = (self.step, replace(self.state))
-        self._ranks.wait()
 
     def _save_and_leave(self) -> None:
         self._save()
