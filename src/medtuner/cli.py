@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medtuner import cli_jobs
 from medtuner.errors import MedtunerError, RunInterrupted
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
-]
+app.add_typer(cli_jobs.submit_app, name="submit")
+app.command()(cli_jobs.status)
+app.command()(cli_jobs.logs)
+app.command()(cli_jobs.cancel)
+app.command()(cli_jobs.watch)
+app.command(hidden=True)(cli_jobs.settle)
+Overrides = cli_jobs.Overrides
 
 
 @app.command()

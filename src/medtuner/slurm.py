@@ -245,7 +245,7 @@ def cancel(job_id: str) -> None:
 
 def current_job() -> Job:
     """Return the Slurm job this process runs in; an empty one outside Slurm."""
-    return Job(id=os.environ.get("SLURM_JOB_ID", ""), restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)))
+    return Job(id=os.environ.get("SLURM_JOB_ID", ""), restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
 def job_end() -> float | None:

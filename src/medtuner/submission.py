@@ -67,16 +67,14 @@ def submit_training(config: Config) -> Submitted:
     script = slurm.render(training_script(config))
     slurm.test_submission(script, workdir=Path.cwd())
     claim(folder, config, data_sha256=None)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    freeze(folder / "submitted", config)
-    write_text(folder / "submitted" / "job.sh", script)
-    return Submitted(job_id=_send(script, folder), script=script)
+    write_text(folder / "submitted" / "config.toml", config_to_toml(config))
+    return _send(script, folder)
 
 
-def submit_command(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path) -> Submitted:
-    """Submit one medtuner command as a job of one task whose logs and script lie in `folder`."""
+def command_script(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path) -> slurm.JobScript:
+    """Return what the batch script of one medtuner command is rendered from; logs and script lie in `folder`."""
     folder = folder.resolve()
-    job = slurm.JobScript(
+    return slurm.JobScript(
         name=name,
         options=options,
         workdir=Path.cwd(),
@@ -85,18 +83,23 @@ def submit_command(command: Sequence[str], *, name: str, options: SlurmSection, 
         code=folder / "submitted" / "code",
         num_tasks=1,
     )
+
+
+def submit_command(job: slurm.JobScript, *, folder: Path) -> Submitted:
+    """Submit a job made by `command_script`."""
     script = slurm.render(job)
     slurm.test_submission(script, workdir=Path.cwd())
+    return _send(script, folder)
+
+
+def _send(script: str, folder: Path) -> Submitted:
+    """Make the log folder, without which a job dies at once and says nothing, freeze the code, submit."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     freeze(folder / "submitted")
     write_text(folder / "submitted" / "job.sh", script)
-    return Submitted(job_id=_send(script, folder), script=script)
-
-
-def _send(script: str, folder: Path) -> str:
     job_id = slurm.submit(script, workdir=Path.cwd())
     write_json(folder / "submitted" / "job.json", {"job": job_id, "time": timestamp()})
-    return job_id
+    return Submitted(job_id=job_id, script=script)
 
 
 def read_job(folder: Path) -> str:
@@ -105,8 +108,8 @@ def read_job(folder: Path) -> str:
     return str(read_json(path)["job"]) if path.exists() else ""
 
 
-def freeze(folder: Path, config: Config | None = None) -> None:
-    """Copy the running package, its metadata and the resolved configuration into a folder."""
+def freeze(folder: Path) -> None:
+    """Copy the running package and its metadata into ``folder/code``."""
     package = Path(__file__).parent
     code = folder / "code"
     # A requeued job may be importing from the old copy while a new one is made: it is put in place by renaming.
@@ -119,8 +122,6 @@ def freeze(folder: Path, config: Config | None = None) -> None:
     write_text(metadata / "METADATA", distribution.read_text("METADATA") or "")
     shutil.rmtree(code, ignore_errors=True)
     aside.rename(code)
-    if config is not None:
-        write_text(folder / "config.toml", config_to_toml(config))
 
 
 def settle(folder: Path, options: SlurmSection, *, code: int) -> tuple[int, str]:

@@ -1,0 +1,196 @@
+"""The verbs that speak of jobs: submit, status, logs, cancel, watch, and `settle`, which batch scripts call themselves.
+
+app.add_typer(submit_app, name="submit")      # done by `cli`
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medtuner.errors import MedtunerError
+
+if TYPE_CHECKING:
+    from medtuner.config import SlurmSection
+    from medtuner.console import Console
+    from medtuner.submission import Submitted
+
+submit_app = typer.Typer(help="Submit a job to Slurm.", no_args_is_help=True)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may be repeated.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script and submit nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the run has ended; exit with its state.")]
+_POLL_S = 3.0
+
+
+@submit_app.command("train")
+def submit_train(
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+) -> None:
+    """Submit the run that CONFIG describes; it is requeued and resumes until it is finished."""
+    from medtuner import slurm
+    from medtuner.config import load_config
+    from medtuner.runs import run_folder
+    from medtuner.submission import submit_training, training_script
+
+    settings = load_config(config, overrides=overrides or [])
+    if dry_run:
+        typer.echo(slurm.render(training_script(settings)), nl=False)
+        return
+    from medtuner.preflight import check_run
+
+    for line in check_run(settings):
+        typer.echo(line)
+    folder = run_folder(settings)
+    submitted = submit_training(settings)
+    typer.echo(f"submitted job {submitted.job_id}: {folder}\nmedtuner status {folder}\nmedtuner logs {folder} --follow")
+    if wait:
+        raise typer.Exit(_wait_for_run(folder))
+
+
+def _wait_for_run(folder: Path) -> int:
+    """Wait until a run has left the queue and return the exit code of its state."""
+    from medtuner.monitoring import read_statuses
+
+    while True:
+        status = read_statuses([folder])[0][0]
+        if status.state in ("finished", "failed", "interrupted", "vanished"):
+            typer.echo(f"{folder}: {status.state} {status.reason}".rstrip())
+            return {"finished": 0, "interrupted": 3}.get(status.state, 2)
+        time.sleep(_POLL_S)
+
+
+@submit_app.command("evaluate")
+def submit_evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder; its [slurm] keys are used.")],
+    data: Annotated[str, typer.Argument(help="Gold data: a file, or a source such as medmentions-zs:test.")],
+    output: Annotated[Path, typer.Option(help="Folder that receives scores.json.")] = Path("evaluation"),
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Submit `medtuner evaluate MODEL DATA`."""
+    command = ["evaluate", str(model), data, "--output", str(output)]
+    _submit_command(command, model=model, folder=output, overrides=overrides, dry_run=dry_run)
+
+
+@submit_app.command("annotate")
+def submit_annotate(
+    model: Annotated[Path, typer.Argument(help="A run folder; its [slurm] keys are used.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Text (a document a line), JSON Lines or parquet.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Document JSON Lines to write.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Submit `medtuner annotate MODEL INPUT OUTPUT`."""
+    if not source.exists():
+        raise MedtunerError(f"{source}: no such file (looked from {Path.cwd()}).")
+    folder = target.with_name(f"{target.name}.job")
+    command = ["annotate", str(model), str(source), str(target)]
+    _submit_command(command, model=model, folder=folder, overrides=overrides, dry_run=dry_run)
+
+
+def _submit_command(
+    command: list[str], *, model: Path, folder: Path, overrides: list[str] | None, dry_run: bool
+) -> None:
+    from medtuner import slurm
+    from medtuner.recognizer import find_model
+    from medtuner.submission import command_script, submit_command
+
+    find_model(model)
+    job = command_script(command, name=folder.name, options=_slurm_keys(model, overrides), folder=folder)
+    if dry_run:
+        typer.echo(slurm.render(job), nl=False)
+        return
+    submitted: Submitted = submit_command(job, folder=folder)
+    typer.echo(f"submitted job {submitted.job_id}; logs: {folder / 'logs'}")
+
+
+def _slurm_keys(model: Path, overrides: list[str] | None) -> "SlurmSection":
+    from medtuner.config import build_config, load_config
+
+    for path in (model / "config.toml", model.parent / "config.toml"):
+        if path.exists():
+            return load_config(path, overrides=overrides or []).slurm
+    return build_config({}, overrides=overrides or [], where="[slurm] defaults").slurm
+
+
+def settle(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    code: Annotated[int, typer.Option(help="The exit code of srun.")],
+) -> None:
+    """Close an attempt after its ranks have ended; batch scripts call it."""
+    from medtuner.config import load_config
+    from medtuner.submission import settle as settle_run
+
+    exit_code, sentence = settle_run(folder, load_config(folder / "submitted" / "config.toml").slurm, code=code)
+    typer.echo(sentence)
+    raise typer.Exit(exit_code)
+
+
+def status(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders; all below runs/.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run.")] = False,
+) -> None:
+    """Show what runs are doing: state, step, loss, F1, time left."""
+    from dataclasses import asdict
+
+    from medtuner.monitoring import find_runs, read_statuses
+    from medtuner.tables import show_statuses
+
+    statuses, trouble = read_statuses(runs or find_runs(Path("runs")))
+    if as_json:
+        for row in statuses:
+            typer.echo(json.dumps(asdict(row)))
+    elif statuses:
+        show_statuses(statuses)
+    else:
+        typer.echo("no runs below runs/. Begin with: medtuner quickstart")
+    if trouble:
+        print(f"medtuner: {trouble}", file=sys.stderr)
+
+
+def watch(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders; all below runs/.")] = None,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 10.0,
+) -> None:
+    """Show `status` again and again, until every run has ended or Ctrl-C."""
+    from medtuner.monitoring import find_runs
+    from medtuner.tables import watch_statuses
+
+    try:
+        watch_statuses(lambda: runs or find_runs(Path("runs")), every=every)
+    except KeyboardInterrupt:
+        raise typer.Exit() from None
+
+
+def logs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last one by default.")] = None,
+    rank: Annotated[int, typer.Option(min=0, help="Which rank.")] = 0,
+) -> None:
+    """Print the log of a run's attempt."""
+    from medtuner.monitoring import find_logs
+    from medtuner.monitoring import follow as follow_logs
+
+    if follow:
+        for text in follow_logs(run, rank=rank):
+            typer.echo(text, nl=False)
+        return
+    for path in find_logs(run, attempt=attempt, rank=rank):
+        typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """End the job of a run; it saves first, and a new submit goes on from there."""
+    from medtuner.monitoring import cancel_run
+
+    typer.echo(f"cancelled job {cancel_run(run)}; to go on later, submit it again")

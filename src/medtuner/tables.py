@@ -1,0 +1,65 @@
+"""Tables of runs for the terminal, within 80 columns.
+
+show_statuses(read_statuses(folders)[0])
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rich.console
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from medtuner.monitoring import Status, read_statuses
+
+_ENDED = ("finished", "failed", "interrupted", "vanished")
+
+
+def show_statuses(statuses: Sequence[Status]) -> None:
+    """Print one row a run, and below the table the reasons that some states have."""
+    rich.console.Console(highlight=False).print(_render(statuses))
+
+
+def watch_statuses(find: Callable[[], Sequence[Path]], *, every: float) -> None:
+    """Show the table again and again until every run has ended."""
+    with Live(auto_refresh=False) as live:
+        while True:
+            statuses, trouble = read_statuses(find())
+            live.update(Group(_render(statuses), Text(trouble, style="yellow")), refresh=True)
+            if not trouble and all(status.state in _ENDED for status in statuses):
+                return
+            time.sleep(every)
+
+
+def _render(statuses: Sequence[Status]) -> Group:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=22)
+    for name in ("state", "job"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("try", "step", "loss", "F1", "tok/s", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    notes: list[Text] = []
+    for status in statuses:
+        step = f"{status.step}/{status.num_steps}" if status.step else ""
+        table.add_row(
+            Path(status.run).name,
+            status.state,
+            status.job,
+            "" if status.attempt is None else str(status.attempt),
+            step,
+            "" if status.loss is None else f"{status.loss:.3f}",
+            "" if status.dev_f1 is None else f"{100 * status.dev_f1:.1f}",
+            "" if status.tokens_per_s is None else f"{status.tokens_per_s:,.0f}",
+            "" if status.seconds_left is None else _duration(status.seconds_left),
+        )
+        if status.reason:
+            notes.append(Text(f"{Path(status.run).name}: {status.reason}"))
+    return Group(table, *notes)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}h{minutes % 60:02d}" if minutes >= 60 else f"{minutes}m" if minutes else "<1m"
