@@ -4,13 +4,17 @@ BIN := .venv/bin
 # torch comes first and pinned, so that pip takes a local CPU file where it has one (--find-links, PIP_FIND_LINKS)
 TORCH := torch==2.13.0
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slurm check clean
 
 demo: .venv/starter.stamp
 	$(BIN)/medtuner quickstart
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+# every test on the real Slurm cluster, the long ones too
+test-slurm: .venv/dev.stamp
+	$(BIN)/python -m pytest -m slurm
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -15,7 +15,6 @@ from medtuner.errors import MedtunerError
 
 if TYPE_CHECKING:
     from medtuner.config import SlurmSection
-    from medtuner.console import Console
     from medtuner.submission import Submitted
 
 submit_app = typer.Typer(help="Submit a job to Slurm.", no_args_is_help=True)

@@ -329,6 +329,7 @@ def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console, story
     story.begin(loop.step)
     if ranks.is_main:
         _trim_metrics(metrics, loop.step)
+        observers.append(lambda _: story.check_owner())
         observers.append(lambda event: _append_metrics(metrics, event))
     with console.training(num_steps=loop.num_steps, start=loop.step) as show:
         observers.append(show)
