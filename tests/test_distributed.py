@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from medtuner.distributed import join_ranks, launched_rank
-from medtuner.errors import MedtunerError
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +35,6 @@ def test_torchrun_and_srun_say_which_rank_this_is(monkeypatch: pytest.MonkeyPatc
     assert launched_rank() == 0, "a batch script without srun is one process"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_LOCALID", "1")
-    with pytest.raises(MedtunerError, match="export MASTER_ADDR"):
-        launched_rank()
-    monkeypatch.setenv("MASTER_ADDR", "n1")
-    monkeypatch.setenv("MASTER_PORT", "29400")
     assert launched_rank() == 3
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")

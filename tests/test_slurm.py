@@ -34,7 +34,7 @@ def test_the_script_is_the_one_that_was_read_and_approved() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "two words", "it's", 'a "quote"', "$HOME `id` $(id)", "line\nbreak", "%j;ls", "-n"]
+    "name", ["plain", "two words", "it's", 'a "quote"', "$HOME `id` $(id)", "%j;ls", "-n"]
 )
 def test_hostile_folder_names_stay_words(name: str, tmp_path: Path) -> None:
     """bash itself reads the script: every word that was put in comes out again."""
@@ -59,6 +59,11 @@ def test_hostile_folder_names_stay_words(name: str, tmp_path: Path) -> None:
     assert str(workdir / "config.toml") in words
 
 
+def test_a_line_break_is_refused() -> None:
+    with pytest.raises(MedtunerError, match="no line break"):
+        slurm.render(script_of(Path("/line\nbreak")))
+
+
 def test_directives_quote_what_sbatch_would_split() -> None:
     lines = slurm.render(script_of(Path("/a b/100%"), constraint="a100&nvlink")).splitlines()
     output = next(line for line in lines if "--output" in line)
@@ -71,6 +76,11 @@ def test_directives_quote_what_sbatch_would_split() -> None:
 )
 def test_time_limits_mean_what_sbatch_means(limit: str, seconds: int) -> None:
     assert seconds_of(limit) == seconds
+
+
+def test_set_takes_a_time_limit_as_it_stands() -> None:
+    config = build_config({}, overrides=["slurm.time=10:00:00", "slurm.mem=4000"], where="test")
+    assert (config.slurm.time, config.slurm.mem) == ("10:00:00", "4000")
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,8 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string, so that --set data.train=notes.jsonl needs no inner quotes
+    if section in Config.model_fields and getattr(_fields(section).get(key), "annotation", None) is str:
+        value = value if isinstance(value, str) else text  # TOML takes 08:00:00 for a time of day
     keys = table.setdefault(section, {})
     if isinstance(keys, dict):
         cast(dict[str, Any], keys)[key] = value

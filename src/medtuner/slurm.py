@@ -136,6 +136,9 @@ def _directives(job: JobScript) -> list[str]:
         "open-mode": "append",
     }
     directives = [f"--{name}={_quote(value)}" for name, value in values.items() if value != ""]
+    for directive in directives:
+        if "\n" in directive:
+            raise SlurmError(f"{directive!r}: sbatch takes no line break in an option. Rename the folder or the run.")
     return [*directives, "--requeue" if options.requeue and job.settle else "--no-requeue", *options.extra]
 
 
