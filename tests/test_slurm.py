@@ -33,9 +33,7 @@ def test_the_script_is_the_one_that_was_read_and_approved() -> None:
     assert slurm.render(script_of(Path("/home/me/project"), **settings)) == (GOLDEN / "train_gpu.sh").read_text()
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "two words", "it's", 'a "quote"', "$HOME `id` $(id)", "%j;ls", "-n"]
-)
+@pytest.mark.parametrize("name", ["plain", "two words", "it's", 'a "quote"', "$HOME `id` $(id)", "%j;ls", "-n"])
 def test_hostile_folder_names_stay_words(name: str, tmp_path: Path) -> None:
     """bash itself reads the script: every word that was put in comes out again."""
     workdir = tmp_path / name

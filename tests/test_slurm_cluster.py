@@ -118,7 +118,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, small_encoder: str) -> Ite
     )
     if done.returncode:
         # Where these tests are meant to run, a cluster that does not come up is a failure.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Slurm cluster on this machine: {done.stderr.strip()}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"no Slurm cluster on this machine: {done.stderr.strip()}"
+        )
     try:
         yield Cluster(root, tmp_path_factory.mktemp("work"), small_encoder)
     finally:

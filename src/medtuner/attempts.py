@@ -121,6 +121,11 @@ class AttemptLog:
         if rows and rows[-1].reason == "running":
             self.close(rows[-1], reason=reason)
 
+    def explain(self, reason: Reason) -> None:
+        """Put a better known reason into the last row."""
+        rows = self.rows()
+        self._write([*rows[:-1], replace(rows[-1], reason=reason)])
+
     def _close_dead(self, row: Attempt, job: Job) -> Attempt:
         """Close the row of a process that died without a word, at its last sign of life.
 

@@ -124,12 +124,14 @@ def _slurm_keys(model: Path, overrides: list[str] | None) -> "SlurmSection":
 def settle(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
     code: Annotated[int, typer.Option(help="The exit code of srun.")],
+    log: Annotated[Path, typer.Option(help="The log of rank 0.")],
 ) -> None:
     """Close an attempt after its ranks have ended; batch scripts call it."""
     from medtuner.config import load_config
     from medtuner.submission import settle as settle_run
 
-    exit_code, sentence = settle_run(folder, load_config(folder / "submitted" / "config.toml").slurm, code=code)
+    options = load_config(folder / "submitted" / "config.toml").slurm
+    exit_code, sentence = settle_run(folder, options, code=code, log=log)
     typer.echo(sentence)
     raise typer.Exit(exit_code)
 

@@ -100,7 +100,7 @@ def render(job: JobScript) -> str:
     lines += [
         "",
         "# The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.",
-        f'{shlex.join(job.settle)} --code "$code"; code=$?',
+        f'{shlex.join(job.settle)} --code "$code" --log "$logs/attempt-$attempt-rank-0.out"; code=$?',
         'if [ "$code" = 75 ]; then',
         f"    scontrol requeue {requeue} && exit 3",
         '    echo "Slurm refused the requeue (it may be requeueing already)."; exit 3',
@@ -273,8 +273,13 @@ def job_state() -> str:
 
 
 def is_preempted() -> bool:
-    """Say whether Slurm is taking the current job's nodes away for another one."""
-    return _show_job("PreemptTime") not in ("", "None", "Unknown") or job_state() == "PREEMPTED"
+    """Say whether the current job is in the grace time of a preemption; without grace only its log says so."""
+    return _show_job("PreemptTime") not in ("", "None", "Unknown")
+
+
+def says_preempted(log: Path) -> bool:
+    """Say whether a step's log holds the line that slurmstepd writes when a job is preempted."""
+    return log.exists() and "DUE TO PREEMPTION" in log.read_text(encoding="utf-8", errors="replace")
 
 
 def _show_job(field: str) -> str:

@@ -43,7 +43,7 @@ while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; code=$?; done
 echo "srun ended with $code, $(date)"
 
 # The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.
-/env/bin/python -m medtuner settle /home/me/project/runs/stage1 --code "$code"; code=$?
+/env/bin/python -m medtuner settle /home/me/project/runs/stage1 --code "$code" --log "$logs/attempt-$attempt-rank-0.out"; code=$?
 if [ "$code" = 75 ]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}" && exit 3
     echo "Slurm refused the requeue (it may be requeueing already)."; exit 3
