@@ -58,7 +58,7 @@ def test_a_run_that_never_advances_is_not_requeued_forever(tmp_path: Path, monke
     for restarts in range(3):
         monkeypatch.setenv("SLURM_JOB_ID", "9")
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-        answers.append(settle(tmp_path, options, code=3))
+        answers.append(settle(tmp_path, options, code=3, log=tmp_path / "absent.out"))
     assert [code for code, _ in answers] == [75, 75, 1]
     assert "the last 3 attempts gained no step" in answers[-1][1]
     assert count_stalled(AttemptLog(tmp_path).rows()) == 3

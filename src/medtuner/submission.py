@@ -124,25 +124,27 @@ def freeze(folder: Path) -> None:
     aside.rename(code)
 
 
-def settle(folder: Path, options: SlurmSection, *, code: int) -> tuple[int, str]:
+def settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
     """Bring a run's story in order after its ranks have ended; return the job's exit code and a sentence for the log.
 
     The manifest decides, not `code`. `REQUEUE` asks for another attempt: after an orderly stop, and after ranks that a signal
     killed though the attempt had gained steps; never beyond `slurm.max_restarts`, nor when the last `slurm.max_stalled`
     attempts gained nothing.
     """
-    log = AttemptLog(folder)
-    log.close_open(reason="finished" if is_finished(folder) else "error")
+    story = AttemptLog(folder)
+    story.close_open(reason="finished" if is_finished(folder) else "error")
     if is_finished(folder):
         return 0, "finished"
     job = slurm.current_job()
-    if not any((row.job, row.restarts) == (job.id, job.restarts) for row in log.rows()):
+    if not any((row.job, row.restarts) == (job.id, job.restarts) for row in story.rows()):
         # It ended before its first step; the row keeps count of attempts that gain nothing.
-        step = log.rows()[-1].last_step if log.rows() else 0
-        log.close(
-            log.begin(job=job, step=step, started=time.time()), reason="signal" if code == INTERRUPTED else "error"
+        step = story.rows()[-1].last_step if story.rows() else 0
+        story.close(
+            story.begin(job=job, step=step, started=time.time()), reason="signal" if code == INTERRUPTED else "error"
         )
-    rows = log.rows()
+    if story.rows()[-1].reason == "signal" and slurm.says_preempted(log):
+        story.explain("preempted")
+    rows = story.rows()
     orderly = rows[-1].reason in ("preempted", "deadline", "signal")
     killed = code > 128 and rows[-1].last_step > rows[-1].first_step
     if not (orderly or killed):
