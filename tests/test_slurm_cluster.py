@@ -185,7 +185,8 @@ def lose_node(cluster: Cluster, run: Path) -> None:
     """Kill a node's slurmd, its step daemons and what they run, as a power cut does; start slurmd anew."""
     node = cluster.call("squeue", "-h", "-j", cluster.job(run), "-o", "%N").stdout.strip()
     victims = [int((cluster.root / "run" / f"slurmd-{node}.pid").read_text())]
-    for pattern in (f"slurmstepd: .{cluster.job(run)}", f"medtuner train {run}"):
+    job = cluster.job(run)
+    for pattern in (rf"slurmstepd: \[{job}\.", f"job{int(job):05d}/slurm_script", f"medtuner train {run}"):
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout
         victims += [int(pid) for pid in found.split()]
     for pid in victims:
