@@ -217,6 +217,7 @@ SelectTypeParameters=CR_Core_Memory
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
+EnforcePartLimits=ALL
 {storage}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 DefMemPerCPU=500 MaxTime=1-00:00:00 State=UP
