@@ -5,9 +5,10 @@
     python scripts/slurm_cluster.py status
     python scripts/slurm_cluster.py down
 
-Everything lies in one folder (`--root`): configuration, own munge key and socket, state, logs. Ports are free ones. Partitions:
-`main` (preempted jobs are requeued), `grace` (the same after 15 seconds of grace) and `urgent` (preempts both). Only what this
-script started is stopped, by its pid files. Needs root on Debian or Ubuntu; where it cannot run it says why and exits with 3.
+Everything lies in one folder (`--root`): configuration, own munge key and socket, state, logs. Ports are free ones.
+Partitions: `main` (preempted jobs are requeued), `grace` (the same after 15 seconds of grace) and `urgent` (preempts
+both). Only what this script started is stopped, by its pid files. Needs root on Debian or Ubuntu; where it cannot run it
+says why and exits with 3.
 """
 
 import argparse

@@ -196,7 +196,6 @@ LONG: Sequence[str] = ("train.epochs=30", "train.evaluate_every=100000")
 
 def test_preemption_and_a_lost_node_lose_no_bit(cluster: Cluster) -> None:
     run = cluster.submit("disturbed", *LONG)
-    job = cluster.job(run)
     cluster.wait_for_attempt(run, 0)
     preempt(cluster, run)
     cluster.wait(lambda: attempts(run)[0]["reason"] == "preempted", "the first preemption")

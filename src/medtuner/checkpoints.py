@@ -65,8 +65,8 @@ class CheckpointFolder:
             kept = max(self.steps(), default=0)
             raise RunError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written: {str(error).splitlines()[0]}. "
-                f"{f'That of step {kept} is whole' if kept else 'There is no earlier one'}. Make room (is the disk full, or "
-                "your quota?) and start the run again."
+                f"{f'That of step {kept} is whole' if kept else 'There is no earlier one'}. Make room (is the disk full, "
+                "or your quota?) and start the run again."
             ) from None
         self._remove_unfinished()
         self._prune(best_step=int(state.get("best_step", 0)))

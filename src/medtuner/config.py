@@ -252,8 +252,8 @@ def _check_slurm(slurm: SlurmSection, where: str) -> None:
     gpus = num_gpus(slurm.gpus_per_node, where)
     if gpus and slurm.tasks_per_node not in (0, gpus):
         raise ConfigError(
-            f"{where}: slurm.tasks_per_node = {slurm.tasks_per_node} but slurm.gpus_per_node = {slurm.gpus_per_node!r}: one "
-            "rank works on one GPU. Leave slurm.tasks_per_node = 0, which starts as many ranks as there are GPUs."
+            f"{where}: slurm.tasks_per_node = {slurm.tasks_per_node} but slurm.gpus_per_node = {slurm.gpus_per_node!r}: "
+            "one rank works on one GPU. Leave slurm.tasks_per_node = 0, which starts as many ranks as there are GPUs."
         )
     limit = seconds_of(slurm.time)
     if limit < slurm.signal_lead + 60:

@@ -2,8 +2,8 @@
 
     for status in read_statuses([Path("runs/stage1")]): print(status.state, status.step, status.num_steps)
 
-The truth about the end of a run is its manifest. The queue adds what only Slurm knows; when Slurm does not answer, the rest is
-still told and the state of unfinished runs is marked as not known.
+The truth about the end of a run is its manifest. The queue adds what only Slurm knows; when Slurm does not answer, the
+rest is still told and the state of unfinished runs is marked as not known.
 """
 
 import time

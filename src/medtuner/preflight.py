@@ -44,6 +44,6 @@ def _find_on_disk(location: str) -> str:
         if isinstance(found, str):
             return str(Path(found).parent)
     raise ModelError(
-        f"model.encoder = {location!r}: its weights are not in this machine's Hugging Face cache, and the job runs with hub "
-        f"access off. Where there is internet run, with the same HF_HOME: hf download {location}"
+        f"model.encoder = {location!r}: its weights are not in this machine's Hugging Face cache, and the job runs with "
+        f"hub access off. Where there is internet run, with the same HF_HOME: hf download {location}"
     )

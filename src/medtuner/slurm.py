@@ -4,9 +4,10 @@
     job_id = submit(script, workdir=Path.cwd())
     queue_states()                                                          # {"1234": QueuedJob(state="RUNNING", ...)}
 
-What the rendering relies on, measured on Slurm 22.05: ranks started by `srun` get signals themselves, without a shell around
-them; a batch script lives through TERM when it traps it and waits for a background `srun`; requeueing from inside a rank kills
-the other ranks, so the script asks for it after `srun` has ended; a requeue truncates logs unless every attempt has its own file.
+What the rendering relies on, measured on Slurm 22.05: ranks started by `srun` get signals themselves, without a shell
+around them; a batch script lives through TERM when it traps it and waits for a background `srun`; requeueing from inside
+a rank kills the other ranks, so the script asks for it after `srun` has ended; a requeue truncates logs unless every
+attempt has its own file.
 """
 
 import os
@@ -24,7 +25,7 @@ from medtuner.config import SlurmSection, num_gpus
 from medtuner.errors import MedtunerError
 
 _TIMEOUT_S = 30
-# Variables of the submitting job or shell that would reach into the new job (a leaked SLURM_CPU_BIND pins all ranks alike).
+# Variables of the submitting job or shell that would reach into the new job (SLURM_CPU_BIND pins ranks).
 _KEPT_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
@@ -36,8 +37,8 @@ class SlurmError(MedtunerError):
 class JobScript:
     """What a batch script is rendered from.
 
-    `command` is run by every rank. With `settle` (a command that gets the run folder's state into order and says by its exit
-    code what became of the run) the job takes part in the life of a run: one log an attempt, requeue after an orderly stop.
+    `command` is run by every rank. With `settle` (a command that gets the run folder into order and says by its exit code
+    what became of the run) the job takes part in the life of a run: one log an attempt, requeue after an orderly stop.
     """
 
     name: str

@@ -127,9 +127,9 @@ def freeze(folder: Path) -> None:
 def settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
     """Bring a run's story in order after its ranks have ended; return the job's exit code and a sentence for the log.
 
-    The manifest decides, not `code`. `REQUEUE` asks for another attempt: after an orderly stop, and after ranks that a signal
-    killed though the attempt had gained steps; never beyond `slurm.max_restarts`, nor when the last `slurm.max_stalled`
-    attempts gained nothing.
+    The manifest decides, not `code`. `REQUEUE` asks for another attempt: after an orderly stop, and after ranks that a
+    signal killed though the attempt had gained steps; never beyond `slurm.max_restarts`, nor when the last
+    `slurm.max_stalled` attempts gained nothing.
     """
     story = AttemptLog(folder)
     story.close_open(reason="finished" if is_finished(folder) else "error")
