@@ -15,6 +15,7 @@ import pytest
 from conftest import write_rows
 from safetensors.numpy import load_file
 
+from medtuner.attempts import AttemptLog, Job
 from medtuner.corpora import load_corpus
 from medtuner.documents import read_documents
 from medtuner.runs import sha256_file
@@ -243,6 +244,21 @@ def test_mistakes_get_one_message_and_exit_code_2(
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_attempt_that_lost_the_run_writes_no_manifest(config: Path, tmp_path: Path) -> None:
+    # No checkpoint falls between the reading and the writing of the story below.
+    rare = ["train.epochs=400", "train.checkpoint_every=100000", "train.evaluate_every=100000"]
+    process = start(config, *[word for setting in rare for word in ("--set", setting)])
+    story = tmp_path / "runs" / "small" / "attempts.jsonl"
+    while not (story.parent / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    AttemptLog(story.parent).begin(job=Job(id="elsewhere"), step=0, started=time.time())
+    assert process.wait(timeout=60) == 2
+    assert "has taken over" in (tmp_path / "output.txt").read_text()
+    assert not (story.parent / "manifest.json").exists()
+    assert AttemptLog(story.parent).rows()[-1].reason == "running"
 
 
 def test_a_run_goes_on_in_the_precision_it_began_in(config: Path, run_medtuner: Run, tmp_path: Path) -> None:

@@ -93,12 +93,16 @@ class AttemptLog:
         self._write([*rows, attempt])
         return attempt
 
+    def owns(self, attempt: Attempt) -> bool:
+        """Say whether no later attempt has begun."""
+        rows = self.rows()
+        return not rows or rows[-1].attempt == attempt.attempt
+
     def check_owner(self, attempt: Attempt) -> None:
         """Raise `RunError` when a later attempt has taken the run over: a node thought dead must not write again."""
-        rows = self.rows()
-        if rows and rows[-1].attempt != attempt.attempt:
+        if not self.owns(attempt):
             raise RunError(
-                f"attempt {rows[-1].attempt} has taken over {self._path.parent}; this one stops without saving."
+                f"attempt {self.rows()[-1].attempt} has taken over {self._path.parent}; this one stops without saving."
             )
 
     def saved(self, attempt: Attempt, *, step: int) -> Attempt:

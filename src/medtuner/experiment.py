@@ -171,12 +171,12 @@ class _Story:
     def stopped(self, lead: float, message: str) -> None:
         """Close with what stopped the run on any rank; every rank comes here."""
         reasons = [reason for reason in self._ranks.gather(self._stop.reason) if reason]
-        if self._ranks.is_main:
+        if self._attempt is not None and self._log.owns(self._attempt):
             write_manifest(self._folder, state="interrupted", reason=message)
             self.close(_explain_stop(reasons[0] if reasons else "", lead))
 
     def failed(self, error: Exception | None) -> None:
-        if self._ranks.is_main:
+        if self._attempt is not None and self._log.owns(self._attempt):  # else the run is another attempt's by now
             with contextlib.suppress(OSError):  # the disk may be what failed
                 self.close("error")
                 write_manifest(self._folder, state="failed", reason=str(error or "an error of medtuner's own"))

@@ -1,6 +1,6 @@
 """From a configuration to a job in the queue: checks, a frozen copy of code and configuration, the script, sbatch.
 
-    submitted = submit_training(config, test_only=False)
+    submitted = submit_training(config)
     submitted.job_id, submitted.script
 
 What a job runs is what stood here when it was submitted: the package is copied into ``RUN/submitted/code``, the resolved
