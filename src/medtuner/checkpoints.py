@@ -11,7 +11,7 @@ at most one hidden folder, which the next save removes.
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medtuner.errors import RunError
-from medtuner.runs import read_json, sha256_file, sync_folder, write_json
+from medtuner.runs import flush_and_hash, read_json, sha256_file, sync_folder, write_json
 
 _WEIGHTS, _OPTIMIZER, _STATE, _MANIFEST = "weights.safetensors", "optimizer.pt", "state.json", "manifest.json"
 
@@ -84,7 +84,7 @@ class CheckpointFolder:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, aside / _WEIGHTS)
         torch.save(dict(optimizer), aside / _OPTIMIZER)
         write_json(aside / _STATE, {"step": step, **state})
-        hashes = {name: _flush_and_hash(aside / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
+        hashes = {name: flush_and_hash(aside / name) for name in (_WEIGHTS, _OPTIMIZER, _STATE)}
         write_json(aside / _MANIFEST, {"step": step, "sha256": hashes})
         final = self._path(step)
         if final.exists():  # an older state of the same step, or a damaged one
@@ -129,12 +129,6 @@ class CheckpointFolder:
                 shutil.rmtree(doomed)
 
 
-def _flush_and_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-    return sha256_file(path)
-
-
 def _verifies(folder: Path) -> bool:
     manifest = folder / _MANIFEST
     try:
@@ -142,18 +136,3 @@ def _verifies(folder: Path) -> bool:
     except (FileNotFoundError, ValueError, KeyError):
         return False
     return all((folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in hashes.items())
-
-
-def write_folder(final: Path, fill: Callable[[Path], object]) -> None:
-    """Fill a folder aside and put it in place by renaming, replacing an older one."""
-    aside = final.with_name(f".{final.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    for path in aside.rglob("*"):
-        if path.is_file():
-            _flush_and_hash(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(aside, final)
-    sync_folder(final.parent)

@@ -119,6 +119,9 @@ class SlurmSection(_Section):
     max_restarts: int = Field(default=100, ge=0)
     max_stalled: int = Field(default=3, ge=1)
     signal_lead: int = Field(default=120, ge=10)
+    max_running: int = Field(default=10, ge=0)
+    environment: Literal["current", "venv"] = "current"
+    container: str = ""
     setup: list[str] = []
     extra: list[str] = []
 
@@ -261,6 +264,10 @@ def _check_slurm(slurm: SlurmSection, where: str) -> None:
             f"{where}: slurm.time = {slurm.time!r} is {limit} s, but a job is told to save slurm.signal_lead = "
             f"{slurm.signal_lead} s before its end and Slurm may be 60 s early. Ask for at least "
             f"{slurm.signal_lead + 60} s, or lower slurm.signal_lead."
+        )
+    if slurm.container and slurm.environment == "venv":
+        raise ConfigError(
+            f'{where}: slurm.container = {slurm.container!r} brings its own Python; remove slurm.environment = "venv".'
         )
     for option in slurm.extra:
         if not option.startswith("-") or "\n" in option:

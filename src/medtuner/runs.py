@@ -12,11 +12,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -97,6 +99,28 @@ def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def flush_and_hash(path: Path) -> str:
+    """Flush a file to the disk and return the hex SHA-256 of its content."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return sha256_file(path)
+
+
+def write_folder(final: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a folder aside and put it in place by renaming, replacing an older one."""
+    aside = final.with_name(f".{final.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fill(aside)
+    for path in aside.rglob("*"):
+        if path.is_file():
+            flush_and_hash(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(aside, final)
+    sync_folder(final.parent)
 
 
 def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str = "", precision: str = "") -> State:

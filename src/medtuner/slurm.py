@@ -1,18 +1,14 @@
-"""Slurm: the text of a batch script, and the few commands that speak to the cluster.
+"""The few commands that speak to a Slurm cluster: sbatch, squeue, scontrol, scancel, sinfo.
 
-    script = render(JobScript(name="stage1", options=config.slurm, ...))    # a pure function to text a person can read
     job_id = submit(script, workdir=Path.cwd())
     queue_states()                                                          # {"1234": QueuedJob(state="RUNNING", ...)}
 
-What the rendering relies on, measured on Slurm 22.05: ranks started by `srun` get signals themselves, without a shell
-around them; a batch script lives through TERM when it traps it and waits for a background `srun`; requeueing from inside
-a rank kills the other ranks, so the script asks for it after `srun` has ended; a requeue truncates logs unless every
-attempt has its own file.
+Every command has a time limit; a cluster that does not answer raises `SlurmError`, which says nothing about the jobs.
 """
 
+import getpass
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import time
@@ -21,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtuner.attempts import Job
-from medtuner.config import SlurmSection, num_gpus
 from medtuner.errors import MedtunerError
 
 _TIMEOUT_S = 30
@@ -34,24 +29,6 @@ class SlurmError(MedtunerError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobScript:
-    """What a batch script is rendered from.
-
-    `command` is run by every rank. With `settle` (a command that gets the run folder into order and says by its exit code
-    what became of the run) the job takes part in the life of a run: one log an attempt, requeue after an orderly stop.
-    """
-
-    name: str
-    options: SlurmSection
-    workdir: Path
-    logs: Path
-    command: Sequence[str]
-    settle: Sequence[str] = ()
-    code: Path | None = None
-    num_tasks: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedJob:
     """A job as `squeue` shows it; `end` is its time limit in seconds since the epoch, None while it waits."""
 
@@ -59,96 +36,6 @@ class QueuedJob:
     state: str
     reason: str
     end: float | None
-
-
-def render(job: JobScript) -> str:
-    """Return the batch script."""
-    lines = ["#!/bin/bash", *(f"#SBATCH {directive}" for directive in _directives(job)), ""]
-    lines += [f"cd {_quote(job.workdir)} || exit 2", f"logs={_quote(job.logs)}"]
-    lines += ["export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1"]
-    if job.code is not None:
-        lines.append(f'export PYTHONPATH={_quote(job.code)}"${{PYTHONPATH:+:$PYTHONPATH}}"')
-    lines.append(f"export OMP_NUM_THREADS={job.options.cpus_per_task}")
-    lines += list(job.options.setup)
-    lines += ["", "# One log for every attempt: a requeue would write over it.", "attempt=0"]
-    lines += ['while [ -e "$logs/attempt-$attempt.out" ]; do attempt=$((attempt + 1)); done']
-    lines += [
-        'exec > "$logs/attempt-$attempt.out" 2>&1',
-        'echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date)"',
-        "",
-    ]
-    lines += ["# Signals wait until Python listens; where env cannot hold them back they are heard a moment later."]
-    lines += [
-        "hold=()",
-        "env --block-signal=USR1,USR2,TERM true 2> /dev/null && hold=(env --block-signal=USR1,USR2,TERM)",
-        "",
-    ]
-    lines += [
-        "# Slurm signals the ranks itself. This script outlives the signal and waits until all of them have saved."
-    ]
-    lines += ["trap : TERM USR1 USR2"]
-    lines += [
-        'srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \\',
-        f'    "${{hold[@]}}" {shlex.join(job.command)} < /dev/null &',
-        "ranks=$!",
-        'wait "$ranks"; code=$?',
-        'while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; code=$?; done',
-        'echo "srun ended with $code, $(date)"',
-    ]
-    if not job.settle:
-        return "\n".join([*lines, 'exit "$code"', ""])
-    requeue = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
-    lines += [
-        "",
-        "# The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.",
-        f'{shlex.join(job.settle)} --code "$code" --log "$logs/attempt-$attempt-rank-0.out"; code=$?',
-        'if [ "$code" = 75 ]; then',
-        f"    scontrol requeue {requeue} && exit 3",
-        '    echo "Slurm refused the requeue (it may be requeueing already)."; exit 3',
-        "fi",
-        'exit "$code"',
-    ]
-    return "\n".join([*lines, ""])
-
-
-def _directives(job: JobScript) -> list[str]:
-    options = job.options
-    gpus = num_gpus(options.gpus_per_node)
-    tasks = job.num_tasks or options.tasks_per_node or max(1, gpus)
-    values: Mapping[str, object] = {
-        "job-name": job.name,
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
-        "time": options.time,
-        "nodes": options.nodes if not job.num_tasks else 1,
-        "ntasks-per-node": tasks,
-        "cpus-per-task": options.cpus_per_task,
-        "gpus-per-node": options.gpus_per_node if gpus else "",
-        "mem": options.mem,
-        "constraint": options.constraint,
-        "exclude": options.exclude,
-        "dependency": options.dependency,
-        "mail-user": options.mail,
-        "mail-type": "END,FAIL" if options.mail else "",
-        "signal": f"USR1@{options.signal_lead}",
-        # What goes wrong before the script has opened an attempt's log.
-        "output": f"{_escape_pattern(job.logs)}/slurm-%j.out",
-        "open-mode": "append",
-    }
-    directives = [f"--{name}={_quote(value)}" for name, value in values.items() if value != ""]
-    for directive in directives:
-        if "\n" in directive:
-            raise SlurmError(f"{directive!r}: sbatch takes no line break in an option. Rename the folder or the run.")
-    return [*directives, "--requeue" if options.requeue and job.settle else "--no-requeue", *options.extra]
-
-
-def _quote(word: object) -> str:
-    return shlex.quote(str(word))
-
-
-def _escape_pattern(path: Path) -> str:
-    return str(path).replace("%", "%%")
 
 
 def submit(script: str, *, workdir: Path) -> str:
@@ -248,8 +135,14 @@ def cancel(job_id: str) -> None:
 
 
 def current_job() -> Job:
-    """Return the Slurm job this process runs in; an empty one outside Slurm."""
-    return Job(id=os.environ.get("SLURM_JOB_ID", ""), restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    """Return the Slurm job this process runs in; an empty one outside Slurm.
+
+    The task of an array is named ``12_3``: the last task has the array's own number for SLURM_JOB_ID.
+    """
+    identifier = os.environ.get("SLURM_JOB_ID", "")
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) and (task := os.environ.get("SLURM_ARRAY_TASK_ID")):
+        identifier = f"{array}_{task}"
+    return Job(id=identifier, restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
 def job_end() -> float | None:
@@ -292,3 +185,31 @@ def _show_job(field: str) -> str:
         return ""
     found = re.search(rf"\b{field}=(\S+)", shown)
     return found[1] if found else ""
+
+
+def max_array_size() -> int:
+    """Return how many tasks one job array may have."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+    return max(1, int(found[1])) if found else 1001
+
+
+def room_in_queue(queued: int, *, account: str, qos: str) -> int | None:
+    """Return how many more jobs this user may submit; None where accounting sets no limit or there is none.
+
+    The limits are MaxSubmitJobs of the user's association and MaxSubmitJobsPerUser of its QOS; array tasks count one each.
+    """
+    if shutil.which("sacctmgr") is None:
+        return None
+    user = getpass.getuser()
+    associations = _table(["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,maxsubmit,defaultqos,qos"])
+    mine = [row for row in associations if not account or row[0] == account]
+    names = {qos} if qos else {name for row in mine for name in (row[2] or row[3]).split(",")}
+    qualities = _table(["sacctmgr", "-nP", "show", "qos", "format=name,maxsubmitjobsperuser"])
+    limits = [row[1] for row in mine] + [row[1] for row in qualities if row[0] in names]
+    rooms = [int(limit) - queued for limit in limits if limit.isdecimal()]
+    return max(0, min(rooms)) if rooms else None
+
+
+def _table(command: Sequence[str]) -> list[list[str]]:
+    done = _run(command)
+    return [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []

@@ -7,20 +7,36 @@ What a job runs is what stood here when it was submitted: the package is copied 
 configuration into ``RUN/submitted/config.toml``; editing either while the job waits changes nothing.
 """
 
-import hashlib
 import importlib.metadata
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from medtuner import slurm
 from medtuner.attempts import AttemptLog, count_stalled
+from medtuner.batch_script import JobScript, render
+from medtuner.caches import cache_variables
 from medtuner.config import Config, SlurmSection, config_to_toml
 from medtuner.errors import RunError
-from medtuner.runs import claim, is_finished, read_json, run_folder, timestamp, write_json, write_manifest, write_text
+from medtuner.groups import Member, is_group, write_members
+from medtuner.runs import (
+    claim,
+    is_finished,
+    read_json,
+    run_folder,
+    timestamp,
+    write_folder,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from medtuner.wheels import wheel_folder
+
+T = TypeVar("T")
 
 INTERRUPTED = 3  # the exit code of `train` after an orderly stop
 REQUEUE = 75  # the exit code of `settle` that asks the script for a requeue (EX_TEMPFAIL of sysexits.h)
@@ -34,19 +50,42 @@ class Submitted:
     script: str
 
 
-def training_script(config: Config) -> slurm.JobScript:
-    """Return what the batch script of a run is rendered from; touches nothing."""
-    folder = run_folder(config).resolve()
-    kept = folder / "submitted"
-    return slurm.JobScript(
-        name=config.run.name,
-        options=config.slurm,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedGroup:
+    """What became of each run of a group: submitted (by job), finished or queued already, or left out by a limit."""
+
+    jobs: Mapping[str, Sequence[str]]
+    finished: Sequence[str]
+    queued: Sequence[str]
+    left: Sequence[str]
+
+
+def _job_script(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path, kept: Path) -> JobScript:
+    return JobScript(
+        name=name,
+        options=options,
         workdir=Path.cwd(),
-        logs=folder / "logs",
-        command=[sys.executable, "-m", "medtuner", "train", str(kept / "config.toml")],
-        settle=[sys.executable, "-m", "medtuner", "settle", str(folder)],
-        code=kept / "code",
+        folder=folder.resolve(),
+        python=_job_python(options),
+        command=command,
+        code=kept.resolve() / "code",
+        exports=cache_variables(),
+        wheels=wheel_folder().absolute() if options.environment == "venv" else None,
     )
+
+
+def _job_python(options: SlurmSection) -> str:
+    """Return the interpreter of the job: this one, or the one that a virtual environment on the node is built with."""
+    return str(getattr(sys, "_base_executable", sys.executable)) if options.environment == "venv" else sys.executable
+
+
+def training_script(config: Config, *, members: Sequence[str] = (), kept: Path | None = None) -> JobScript:
+    """Return what the batch script of a run, or of some members of a group, is rendered from; touches nothing."""
+    folder = run_folder(config)
+    script = _job_script(
+        ["train"], name=config.run.name, options=config.slurm, folder=folder, kept=kept or folder / "submitted"
+    )
+    return replace(script, settle="settle", members=members)
 
 
 def submit_training(config: Config) -> Submitted:
@@ -55,6 +94,8 @@ def submit_training(config: Config) -> Submitted:
     Raises `RunError` when the run is finished or has a job already, `SlurmError` when Slurm refuses it.
     """
     folder = run_folder(config)
+    if is_group(folder):
+        raise RunError(f"{folder} is a group of runs. Repeat its --seeds or --sweep, or choose another run.name.")
     if is_finished(folder):
         claim(folder, config, data_sha256=None)
         raise RunError(f"{folder} is finished; there is nothing to submit. Its page: {folder / 'report.html'}")
@@ -64,42 +105,87 @@ def submit_training(config: Config) -> Submitted:
             f"{folder}: its job {job_id} is {queued.state.lower()} already. See `medtuner status {folder}`; to end it: "
             f"medtuner cancel {folder}"
         )
-    script = slurm.render(training_script(config))
+    script = render(training_script(config))
     slurm.test_submission(script, workdir=Path.cwd())
+    _prepare_run(folder, config)
+    submitted = _send(script, folder / "submitted")
+    _note_job(folder, submitted.job_id)
+    return submitted
+
+
+def _prepare_run(folder: Path, config: Config) -> None:
+    """Claim a run's folder and lay down what its job reads; without the log folder a job dies at once, saying nothing."""
     claim(folder, config, data_sha256=None)
     write_text(folder / "submitted" / "config.toml", config_to_toml(config))
-    return _send(script, folder)
+    (folder / "logs").mkdir(exist_ok=True)
 
 
-def command_script(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path) -> slurm.JobScript:
+def submit_group(config: Config, runs: Sequence[tuple[Member, Config]]) -> SubmittedGroup:
+    """Submit those runs of a group that are neither finished nor queued, as job arrays as long as Slurm takes them.
+
+    Raises what `submit_training` raises. What a limit on submitted jobs leaves out is named, to be submitted later.
+    """
+    group = run_folder(config)
+    queue = slurm.queue_states()
+    finished = [member.name for member, _ in runs if is_finished(group / member.name)]
+    queued = [member.name for member, _ in runs if read_job(group / member.name) in queue]
+    missing = [(member, own) for member, own in runs if member.name not in {*finished, *queued}]
+    room = slurm.room_in_queue(len(queue), account=config.slurm.account, qos=config.slurm.qos)
+    accepted = missing if room is None else missing[:room]
+    jobs: dict[str, Sequence[str]] = {}
+    for chunk in chunks(accepted, slurm.max_array_size()):
+        kept = _next_submission(group)
+        names = [member.name for member, _ in chunk]
+        script = render(training_script(config, members=names, kept=kept))
+        slurm.test_submission(script, workdir=Path.cwd())
+        for member, own in chunk:
+            _prepare_run(group / member.name, own)
+        write_members(group, [member for member, _ in runs])
+        (group / "logs").mkdir(exist_ok=True)
+        job_id = _send(script, kept).job_id
+        for index, name in enumerate(names):
+            _note_job(group / name, f"{job_id}_{index}")
+        jobs[job_id] = names
+    left = [member.name for member, _ in missing[len(accepted) :]]
+    return SubmittedGroup(jobs=jobs, finished=finished, queued=queued, left=left)
+
+
+def chunks(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Divide rows into as few parts of at most `size` as there can be."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _next_submission(group: Path) -> Path:
+    """Return a new folder for an array's script and code; earlier arrays may still run what they were given."""
+    number = len(list((group / "submitted").glob("*"))) + 1
+    return group / "submitted" / str(number)
+
+
+def command_script(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path) -> JobScript:
     """Return what the batch script of one medtuner command is rendered from; logs and script lie in `folder`."""
-    folder = folder.resolve()
-    return slurm.JobScript(
-        name=name,
-        options=options,
-        workdir=Path.cwd(),
-        logs=folder / "logs",
-        command=[sys.executable, "-m", "medtuner", *command],
-        code=folder / "submitted" / "code",
-        num_tasks=1,
-    )
+    script = _job_script(command, name=name, options=options, folder=folder, kept=folder / "submitted")
+    return replace(script, num_tasks=1)
 
 
-def submit_command(job: slurm.JobScript, *, folder: Path) -> Submitted:
+def submit_command(job: JobScript, *, folder: Path) -> Submitted:
     """Submit a job made by `command_script`."""
-    script = slurm.render(job)
+    script = render(job)
     slurm.test_submission(script, workdir=Path.cwd())
-    return _send(script, folder)
-
-
-def _send(script: str, folder: Path) -> Submitted:
-    """Make the log folder, without which a job dies at once and says nothing, freeze the code, submit."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    freeze(folder / "submitted")
-    write_text(folder / "submitted" / "job.sh", script)
-    job_id = slurm.submit(script, workdir=Path.cwd())
+    submitted = _send(script, folder / "submitted")
+    _note_job(folder, submitted.job_id)
+    return submitted
+
+
+def _send(script: str, kept: Path) -> Submitted:
+    """Freeze the code, keep the script and submit it."""
+    freeze(kept / "code")
+    write_text(kept / "job.sh", script)
+    return Submitted(job_id=slurm.submit(script, workdir=Path.cwd()), script=script)
+
+
+def _note_job(folder: Path, job_id: str) -> None:
     write_json(folder / "submitted" / "job.json", {"job": job_id, "time": timestamp()})
-    return Submitted(job_id=job_id, script=script)
 
 
 def read_job(folder: Path) -> str:
@@ -108,20 +194,17 @@ def read_job(folder: Path) -> str:
     return str(read_json(path)["job"]) if path.exists() else ""
 
 
-def freeze(folder: Path) -> None:
-    """Copy the running package and its metadata into ``folder/code``."""
-    package = Path(__file__).parent
-    code = folder / "code"
-    # A requeued job may be importing from the old copy while a new one is made: it is put in place by renaming.
-    aside = folder / f".code-{hashlib.sha256(timestamp().encode()).hexdigest()[:8]}"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(package, aside / "medtuner", ignore=shutil.ignore_patterns("__pycache__"))
-    distribution = importlib.metadata.distribution("medtuner")
-    metadata = aside / f"medtuner-{distribution.version}.dist-info"
-    metadata.mkdir()
-    write_text(metadata / "METADATA", distribution.read_text("METADATA") or "")
-    shutil.rmtree(code, ignore_errors=True)
-    aside.rename(code)
+def freeze(code: Path) -> None:
+    """Copy the running package and its metadata into a folder."""
+
+    def fill(aside: Path) -> None:
+        shutil.copytree(Path(__file__).parent, aside / "medtuner", ignore=shutil.ignore_patterns("__pycache__"))
+        distribution = importlib.metadata.distribution("medtuner")
+        metadata = aside / f"medtuner-{distribution.version}.dist-info"
+        metadata.mkdir()
+        write_text(metadata / "METADATA", distribution.read_text("METADATA") or "")
+
+    write_folder(code, fill)
 
 
 def settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
