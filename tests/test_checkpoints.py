@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medtuner.checkpoints import CheckpointFolder, write_folder
+from medtuner.checkpoints import CheckpointFolder
+from medtuner.runs import write_folder
 
 
 def save(folder: CheckpointFolder, step: int, best_step: int = 0) -> None:

@@ -11,14 +11,14 @@ SOURCE = Path(__file__).parents[1] / "src" / "medtuner"
 
 LEVELS = [
     {"errors"},
-    {"documents", "semantic_network", "config", "signals", "distributed"},
-    {"runs", "ledger"},
-    {"corpora", "labels", "metrics", "attempts"},
+    {"documents", "semantic_network", "config", "signals", "distributed", "caches"},
+    {"runs", "ledger", "batch_script"},
+    {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
     {"alignment", "slurm"},
     {"batches", "checkpoints", "decoding", "models", "evaluation"},
     {"prediction"},
     {"training", "recognizer", "figures", "submission"},
-    {"preflight", "monitoring", "report", "console", "annotation", "quickstart"},
+    {"preflight", "fetching", "monitoring", "report", "comparison", "console", "annotation", "quickstart"},
     {"experiment", "tables"},
     {"cli_jobs"},
     {"cli"},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medtuner import cli_jobs
+from medtuner.caches import place_hub_cache
 from medtuner.errors import MedtunerError, RunInterrupted
 
 if TYPE_CHECKING:
@@ -212,12 +213,52 @@ def labels(
 
 
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]) -> None:
-    """Draw figures and page of a run again from what it stored."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or groups to summarise and compare.")],
+    bootstrap: Annotated[int, typer.Option(min=100, help="Draws of the paired bootstrap between systems.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 13,
+) -> None:
+    """Draw the page of a run again; of groups give mean, standard deviation and tests against the first."""
+    from medtuner.groups import is_group
     from medtuner.report import write_report
 
-    for run in runs:
-        typer.echo(write_report(run))
+    groups = [folder for folder in runs if is_group(folder)]
+    if not groups:
+        for run in runs:
+            typer.echo(write_report(run))
+        return
+    from medtuner.comparison import compare
+    from medtuner.runs import write_json
+    from medtuner.tables import show_comparison
+
+    summary = compare(runs, bootstrap=bootstrap, seed=seed)
+    show_comparison(summary)
+    write_json(groups[0] / "summary.json", summary)
+    typer.echo(f"\nwritten: {groups[0] / 'summary.json'}")
+
+
+@app.command()
+def check(
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")], overrides: Overrides = None
+) -> None:
+    """Read everything a run needs, as `submit` does before it submits; train nothing."""
+    from medtuner.config import load_config
+    from medtuner.preflight import check_run
+
+    for line in check_run(load_config(config, overrides=overrides or [])):
+        typer.echo(line)
+
+
+@app.command()
+def fetch(
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")], overrides: Overrides = None
+) -> None:
+    """Bring encoder, datasets and wheels here, so that the run needs no internet; run it on the login node."""
+    from medtuner.config import load_config
+    from medtuner.fetching import fetch as fetch_all
+
+    for line in fetch_all(load_config(config, overrides=overrides or [])):
+        typer.echo(line)
 
 
 @app.callback(invoke_without_command=True)
@@ -233,6 +274,7 @@ def _root(
 
 def main() -> None:
     """Run the command line with the exit codes named above."""
+    place_hub_cache()
     sys.exit(run_guarded(app))
 
 

@@ -14,7 +14,7 @@ import typer
 from medtuner.errors import MedtunerError
 
 if TYPE_CHECKING:
-    from medtuner.config import SlurmSection
+    from medtuner.config import Config, SlurmSection
     from medtuner.submission import Submitted
 
 submit_app = typer.Typer(help="Submit a job to Slurm.", no_args_is_help=True)
@@ -31,40 +31,100 @@ _POLL_S = 3.0
 def submit_train(
     config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
     overrides: Overrides = None,
+    seeds: Annotated[str, typer.Option(help="One run for each seed, as 1-5 or 1,3,7-9.")] = "",
+    sweeps: Annotated[
+        list[str] | None, typer.Option("--sweep", metavar="KEY=V1,V2", help="One run for each value; may be repeated.")
+    ] = None,
     dry_run: DryRun = False,
     wait: Wait = False,
 ) -> None:
-    """Submit the run that CONFIG describes; it is requeued and resumes until it is finished."""
-    from medtuner import slurm
+    """Submit the run that CONFIG describes; it is requeued and resumes until it is finished.
+
+    With --seeds or --sweep the runs are a group, submitted as one job array; the same command again submits what is missing.
+    """
     from medtuner.config import load_config
+    from medtuner.runs import run_folder
+
+    settings = load_config(config, overrides=overrides or [])
+    folder = run_folder(settings)
+    if seeds or sweeps:
+        _submit_group(settings, config, overrides or [], seeds=seeds, sweeps=sweeps or [], dry_run=dry_run)
+    else:
+        _submit_run(settings, dry_run=dry_run)
+    if wait and not dry_run:
+        raise typer.Exit(_wait_for(folder))
+
+
+def _submit_run(settings: "Config", *, dry_run: bool) -> None:
+    from medtuner.batch_script import render
+    from medtuner.preflight import check_run
     from medtuner.runs import run_folder
     from medtuner.submission import submit_training, training_script
 
-    settings = load_config(config, overrides=overrides or [])
     if dry_run:
-        typer.echo(slurm.render(training_script(settings)), nl=False)
+        typer.echo(render(training_script(settings)), nl=False)
         return
-    from medtuner.preflight import check_run
-
     for line in check_run(settings):
         typer.echo(line)
     folder = run_folder(settings)
     submitted = submit_training(settings)
     typer.echo(f"submitted job {submitted.job_id}: {folder}\nmedtuner status {folder}\nmedtuner logs {folder} --follow")
-    if wait:
-        raise typer.Exit(_wait_for_run(folder))
 
 
-def _wait_for_run(folder: Path) -> int:
-    """Wait until a run has left the queue and return the exit code of its state."""
-    from medtuner.monitoring import read_statuses
+def _submit_group(
+    settings: "Config", path: Path, overrides: list[str], *, seeds: str, sweeps: list[str], dry_run: bool
+) -> None:
+    from medtuner.batch_script import render
+    from medtuner.config import load_config
+    from medtuner.groups import expand, parse_seeds, parse_sweeps
+    from medtuner.preflight import check_run
+    from medtuner.runs import run_folder
+    from medtuner.submission import submit_group, training_script
+
+    runs = expand(
+        settings,
+        seeds=parse_seeds(seeds) if seeds else [],
+        sweeps=parse_sweeps(sweeps),
+        build=lambda more: load_config(path, overrides=[*overrides, *more]),
+    )
+    if dry_run:
+        typer.echo(render(training_script(settings, members=[member.name for member, _ in runs])), nl=False)
+        return
+    checked: set[str] = set()
+    for _, own in runs:
+        needs = own.model_dump_json(include={"data", "labels", "model"})
+        if needs not in checked:
+            checked.add(needs)
+            for line in check_run(own):
+                typer.echo(line)
+    folder = run_folder(settings)
+    outcome = submit_group(settings, runs)
+    for job_id, names in outcome.jobs.items():
+        typer.echo(f"submitted job array {job_id}: {len(names)} of {len(runs)} runs below {folder}")
+    for what, names in (("finished", outcome.finished), ("in the queue already", outcome.queued)):
+        if names:
+            typer.echo(f"{what}: {len(names)}")
+    if outcome.left:
+        typer.echo(
+            f"left out: {len(outcome.left)}, since the cluster lets you have no more jobs at once; give the same command "
+            f"again when some have ended ({', '.join(outcome.left)})"
+        )
+    typer.echo(f"medtuner status {folder}\nmedtuner report {folder}")
+
+
+def _wait_for(folder: Path) -> int:
+    """Wait until a run, or every run of a group, has left the queue and return the exit code of the worst state."""
+    from medtuner.monitoring import ENDED, read_statuses
 
     while True:
-        status = read_statuses([folder])[0][0]
-        if status.state in ("finished", "failed", "interrupted", "vanished"):
-            typer.echo(f"{folder}: {status.state} {status.reason}".rstrip())
-            return {"finished": 0, "interrupted": 3}.get(status.state, 2)
+        statuses, trouble = read_statuses([folder])
+        if not trouble and all(status.state in ENDED for status in statuses):
+            break
         time.sleep(_POLL_S)
+    for status in statuses:
+        typer.echo(f"{status.run}: {status.state} {status.reason}".rstrip())
+    states = {status.state for status in statuses}
+    return 0 if states == {"finished"} else 3 if states <= {"finished", "interrupted"} else 2
 
 
 @submit_app.command("evaluate")
@@ -99,14 +159,14 @@ def submit_annotate(
 def _submit_command(
     command: list[str], *, model: Path, folder: Path, overrides: list[str] | None, dry_run: bool
 ) -> None:
-    from medtuner import slurm
+    from medtuner.batch_script import render
     from medtuner.recognizer import find_model
     from medtuner.submission import command_script, submit_command
 
     find_model(model)
     job = command_script(command, name=folder.name, options=_slurm_keys(model, overrides), folder=folder)
     if dry_run:
-        typer.echo(slurm.render(job), nl=False)
+        typer.echo(render(job), nl=False)
         return
     submitted: Submitted = submit_command(job, folder=folder)
     typer.echo(f"submitted job {submitted.job_id}; logs: {folder / 'logs'}")
@@ -190,8 +250,9 @@ def logs(
         typer.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
 
 
-def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a group.")]) -> None:
     """End the job of a run; it saves first, and a new submit goes on from there."""
-    from medtuner.monitoring import cancel_run
+    from medtuner.monitoring import cancel_runs
 
-    typer.echo(f"cancelled job {cancel_run(run)}; to go on later, submit it again")
+    for job in cancel_runs(run):
+        typer.echo(f"cancelled job {job}; to go on later, submit it again")

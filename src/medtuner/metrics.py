@@ -126,6 +126,26 @@ def score(counts: Counts, *, bootstrap: int, seed: int) -> dict[str, Any]:
     }
 
 
+def draw_f1(counts: Counts, *, bootstrap: int, seed: int) -> dict[str, FloatArray]:
+    """Return strict F1 over resampled documents, ``{"micro": [draws], "macro": [draws]}``.
+
+    Draw i takes the same documents for every `counts` of as many documents with the same seed, so that differences of two
+    systems are paired.
+    """
+    weights = _draw_weights(len(counts.strict), bootstrap, seed)
+    return {
+        "micro": _ratios(_resample(counts.strict.sum(axis=1), weights))["f1"],
+        "macro": _macro_draws(_resample(counts.strict, weights)),
+    }
+
+
+def _macro_draws(draws: IntArray) -> FloatArray:
+    """Return the macro F1 of each draw, [draws] from [draws, K, 3], over the types present in it."""
+    present = draws[..., 0] + draws[..., 2] > 0
+    rows = zip(_ratios(draws)["f1"], present, strict=True)
+    return np.array([row[kept].mean() if kept.any() else 0.0 for row, kept in rows])
+
+
 def _draw_weights(num_documents: int, bootstrap: int, seed: int) -> list[IntArray]:
     """Draw how often each document stands in each resample, in chunks of [draws, D]."""
     generator = np.random.default_rng(seed)
@@ -141,13 +161,9 @@ def _score_typed(types: Sequence[str], counts: IntArray, weights: list[IntArray]
     macro = {name: float(value) for name, value in _macro(totals, support).items()}
     draws = _resample(counts, weights)
     draw_f1 = _ratios(draws)["f1"]
-    drawn_support = draws[..., 0] + draws[..., 2]
-    macro_draws = np.array(
-        [draw[kept > 0].mean() if kept.any() else 0.0 for draw, kept in zip(draw_f1, drawn_support, strict=True)]
-    )
     return {
         "micro": _score_counts(counts.sum(axis=1), weights),
-        "macro": macro | {"types": int(present.sum()), "ci95": _interval(macro_draws)},
+        "macro": macro | {"types": int(present.sum()), "ci95": _interval(_macro_draws(draws))},
         "weighted": {
             name: float((values * support).sum() / support.sum()) if support.sum() else 0.0
             for name, values in _ratios(totals).items()

@@ -15,6 +15,7 @@ from typing import Any
 from medtuner import slurm
 from medtuner.attempts import AttemptLog, goodput
 from medtuner.errors import RunError
+from medtuner.groups import expand_groups, is_group
 from medtuner.runs import read_json, read_metrics
 from medtuner.submission import read_job
 
@@ -39,13 +40,17 @@ class Status:
     goodput: float | None
 
 
+ENDED = ("finished", "failed", "interrupted", "vanished")
+
+
 def find_runs(output: Path) -> list[Path]:
-    """Return the run folders below a folder, by name."""
-    return sorted(path.parent for path in output.glob("*/config.toml"))
+    """Return the folders of runs and of groups below a folder, by name."""
+    return sorted({path.parent for name in ("config.toml", "group.json") for path in output.glob(f"*/{name}")})
 
 
 def read_statuses(folders: Sequence[Path]) -> tuple[list[Status], str]:
-    """Return the status of each run, and why the queue is not known ("" when it is)."""
+    """Return the status of each run, and why the queue is not known ("" when it is); a group stands for its runs."""
+    folders = expand_groups(folders)
     jobs = {folder: read_job(folder) for folder in folders}
     queue: Mapping[str, slurm.QueuedJob] | None = {}
     trouble = ""
@@ -112,10 +117,10 @@ def find_logs(folder: Path, *, attempt: int | None, rank: int) -> list[Path]:
     logs = folder / "logs"
     numbers = sorted(int(path.stem.split("-")[1]) for path in logs.glob("attempt-*.out") if path.stem.count("-") == 1)
     if not numbers:
-        early = sorted(logs.glob("slurm-*.out"))
-        if early:
-            return early
         job = read_job(folder)
+        array_logs = folder.parent / "logs" if is_group(folder.parent) else logs
+        if early := sorted([*logs.glob("slurm-*.out"), *array_logs.glob(f"slurm-{job}.out")]):
+            return early
         hint = f"Its job {job} has not started: medtuner status {folder}" if job else "It was never submitted."
         raise RunError(f"{folder}: no logs yet. {hint}")
     chosen = numbers[-1] if attempt is None else attempt
@@ -149,10 +154,20 @@ def follow(folder: Path, *, rank: int) -> Iterator[str]:
         time.sleep(_FOLLOW_EVERY_S)
 
 
-def cancel_run(folder: Path) -> str:
-    """Cancel the job of a run and return its id."""
+def cancel_runs(folder: Path) -> list[str]:
+    """Cancel the job of a run, or of every run of a group that is in the queue; return their ids."""
+    if not is_group(folder):
+        return [_cancel_run(folder, slurm.queue_states())]
+    queue = slurm.queue_states()
+    queued = [run for run in expand_groups([folder]) if read_job(run) in queue]
+    if not queued:
+        raise RunError(f"{folder}: none of its runs is in the queue.")
+    return [_cancel_run(run, queue) for run in queued]
+
+
+def _cancel_run(folder: Path, queue: Mapping[str, slurm.QueuedJob]) -> str:
     job = read_job(folder)
-    if not job or job not in slurm.queue_states():
+    if not job or job not in queue:
         raise RunError(f"{folder}: {f'its job {job} is not in the queue' if job else 'no job was submitted for it'}.")
     slurm.cancel(job)
     return job

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from medtuner.config import Config
 from medtuner.corpora import load_splits
-from medtuner.errors import ModelError
+from medtuner.errors import ModelError, RunError
 from medtuner.labels import check_labels, choose_label_space
 from medtuner.models import find_encoder, load_tokenizer
 from medtuner.recognizer import find_model
+from medtuner.wheels import has_wheels, wheel_folder
 
 
 def check_run(config: Config) -> list[str]:
@@ -30,7 +31,21 @@ def check_run(config: Config) -> list[str]:
     location = find_encoder(config.model.encoder)
     lines.append(f"encoder: {_find_on_disk(location)}")
     load_tokenizer(location)
+    if config.slurm.environment == "venv":
+        lines.append(f"wheels: {_find_wheels()}")
+    if config.slurm.container and not Path(config.slurm.container).exists():
+        raise RunError(f"slurm.container = {config.slurm.container!r}: no such file (looked from {Path.cwd()}).")
     return lines
+
+
+def _find_wheels() -> Path:
+    folder = wheel_folder()
+    if not has_wheels(folder):
+        raise RunError(
+            f'slurm.environment = "venv": {folder} holds no whole set of wheels for the packages installed here. Run, '
+            "with the same MEDTUNER_CACHE: medtuner fetch CONFIG"
+        )
+    return folder
 
 
 def _find_on_disk(location: str) -> str:
@@ -45,5 +60,5 @@ def _find_on_disk(location: str) -> str:
             return str(Path(found).parent)
     raise ModelError(
         f"model.encoder = {location!r}: its weights are not in this machine's Hugging Face cache, and the job runs with "
-        f"hub access off. Where there is internet run, with the same HF_HOME: hf download {location}"
+        f"hub access off. Where there is internet run, with the same HF_HOME: medtuner fetch CONFIG"
     )

@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from medtuner.alignment import SubwordEncoder
-from medtuner.checkpoints import write_folder
 from medtuner.documents import Document
 from medtuner.errors import ModelError
 from medtuner.labels import LabelSpace
 from medtuner.models import choose_precision, load_model, load_tokenizer, quiet_transformers
 from medtuner.prediction import Predictor
-from medtuner.runs import read_json, write_json
+from medtuner.runs import read_json, write_folder, write_json
 
 _SETTINGS = "medtuner.json"
 

@@ -4,8 +4,9 @@ show_statuses(read_statuses(folders)[0])
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.console
 from rich.console import Group
@@ -13,10 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from medtuner.monitoring import Status, read_statuses
-
-_ENDED = ("finished", "failed", "interrupted", "vanished")
-
+from medtuner.groups import run_label
+from medtuner.monitoring import ENDED, Status, read_statuses
 
 def show_statuses(statuses: Sequence[Status]) -> None:
     """Print one row a run, and below the table the reasons that some states have."""
@@ -29,7 +28,7 @@ def watch_statuses(find: Callable[[], Sequence[Path]], *, every: float) -> None:
         while True:
             statuses, trouble = read_statuses(find())
             live.update(Group(_render(statuses), Text(trouble, style="yellow")), refresh=True)
-            if not trouble and all(status.state in _ENDED for status in statuses):
+            if not trouble and all(status.state in ENDED for status in statuses):
                 return
             time.sleep(every)
 
@@ -45,7 +44,7 @@ def _render(statuses: Sequence[Status]) -> Group:
     for status in statuses:
         step = f"{status.step}/{status.num_steps}" if status.step else ""
         table.add_row(
-            Path(status.run).name,
+            run_label(Path(status.run)),
             status.state,
             status.job,
             "" if status.attempt is None else str(status.attempt),
@@ -56,8 +55,33 @@ def _render(statuses: Sequence[Status]) -> Group:
             "" if status.seconds_left is None else _duration(status.seconds_left),
         )
         if status.reason:
-            notes.append(Text(f"{Path(status.run).name}: {status.reason}"))
+            notes.append(Text(f"{run_label(Path(status.run))}: {status.reason}"))
     return Group(table, *notes)
+
+
+def show_comparison(summary: Mapping[str, Any]) -> None:
+    """Print mean and standard deviation of every system, and how it differs from the first."""
+    out = rich.console.Console(highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title="Test scores, strict F1 in percent")
+    table.add_column("system", overflow="fold", max_width=34)
+    for name in ("runs", "micro", "macro", "untyped"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in summary["systems"]:
+        scores = [_mean_and_sd(row[name]) for name in ("micro", "macro", "untyped")]
+        table.add_row(row["name"], str(len(row["runs"])), *scores)
+    out.print(table)
+    for row in summary["comparisons"]:
+        low, high = row["ci95"]
+        out.print(
+            f"{row['system']} against {row['baseline']}, {row['average']}: {100 * row['difference']:+.2f} "
+            f"(95% {100 * low:+.2f} to {100 * high:+.2f}, p = {row['p']:.3f})"
+        )
+    for note in summary["notes"]:
+        out.print(f"note: {note}", style="yellow")
+
+
+def _mean_and_sd(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['mean']:.2f}" + ("" if row["sd"] is None else f" ± {100 * row['sd']:.2f}")
 
 
 def _duration(seconds: float) -> str:

@@ -26,21 +26,29 @@ def read_hub(name: str, *, split: str) -> Iterator[Row]:
         )
 
 
+def hub_dataset(source: str) -> str:
+    """Return ``owner/dataset`` of a source such as ``hub:owner/dataset/configuration:split``; "" of any other source."""
+    kind, _, rest = source.partition(":")
+    return _repository(rest.partition(":")[0])[0] if kind == "hub" else ""
+
+
+def _repository(name: str) -> tuple[str, str | None]:
+    """Divide ``owner/dataset/configuration`` into repository and configuration."""
+    repository, _, configuration = name.rpartition("/")
+    return (repository, configuration) if name.count("/") == 2 else (name, None)
+
+
 def _load(name: str, split: str) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    owner_and_dataset, configuration = name, None
-    if name.count("/") == 2:
-        owner_and_dataset, _, configuration = name.rpartition("/")
     try:
-        loaded = cast(Any, datasets.load_dataset(owner_and_dataset, configuration))
+        loaded = cast(Any, datasets.load_dataset(*_repository(name)))
     except (DatasetNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise DataError(
             f"hub:{name}: neither in the local cache nor on a hub this machine reaches ({str(error).splitlines()[0]}). "
-            f'Where there is internet run, with the same HF_HOME: python -c "import datasets; '
-            f"datasets.load_dataset('{owner_and_dataset}')\". "
+            "Where there is internet run, with the same HF_HOME: medtuner fetch CONFIG. "
             'Or use data.train = "medmentions-zs", which is embedded.'
         ) from None
     except (FileNotFoundError, ValueError, RuntimeError) as error:
