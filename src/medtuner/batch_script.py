@@ -49,11 +49,9 @@ def render(job: JobScript) -> str:
     Raises `RunError` when an option would break out of its line.
     """
     script = [*_head(job), *_attempt_log(), *_signals()]
-    if job.wheels is None:
-        script += _ranks(job)
-    else:
-        script += [*_build_venv(job, job.wheels), 'if [ "$code" = 0 ]; then', *_ranks(job), "fi"]
-    return "\n".join([*script, *(_requeue() if job.settle else ['exit "$code"']), ""])
+    if job.wheels is not None:
+        script += _build_venv(job, job.wheels)
+    return "\n".join([*script, *_ranks(job), *(_settle(job) if job.settle else ['exit "$status"']), ""])
 
 
 def _head(job: JobScript) -> list[str]:
@@ -92,17 +90,21 @@ def _signals() -> list[str]:
 
 
 def _build_venv(job: JobScript, wheels: Path) -> list[str]:
-    """Build the job's virtual environment on every node's own disk; code is 0 when all of them stand."""
-    once = 'srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1'
+    """Build the job's virtual environment on every node's own disk."""
     return [
         "",
         "# Python for this job alone, on each node's own disk, from the wheels that `medtuner fetch` laid down.",
         'venv="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$SLURM_JOB_ID/venv"',
-        f"trap '{once} rm -rf \"$venv\" < /dev/null' EXIT",
-        f"{once} --output=\"$logs/attempt-$attempt-venv-%t.out\" \\",
+        'on_each_node=(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)',
+        'trap \'"${on_each_node[@]}" rm -rf "$venv" < /dev/null\' EXIT',
+        '"${on_each_node[@]}" --output="$logs/attempt-$attempt-venv-%t.out" \\',
         f'    {_HOLD} bash "$code/medtuner/data/build_venv.sh" "$venv" {_quote(wheels)} {_quote(job.python)} < /dev/null &',
         *_wait("building"),
+        'if [ "$status" != 0 ]; then',
+        '    echo "no virtual environment, see $logs/attempt-$attempt-venv-0.out"; exit "$status"',
+        "fi",
         'python="$venv/bin/python"',
+        "",
     ]
 
 
@@ -112,7 +114,7 @@ def _ranks(job: JobScript) -> list[str]:
         'srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \\',
         f"    {words} < /dev/null &",
         *_wait("ranks"),
-        'echo "srun ended with $code, $(date)"',
+        'echo "srun ended with $status, $(date)"',
     ]
 
 
@@ -123,8 +125,8 @@ def _last(job: JobScript, name: str) -> str:
 def _wait(name: str) -> list[str]:
     return [
         f"{name}=$!",
-        f'wait "${name}"; code=$?',
-        f'while kill -0 "${name}" 2> /dev/null; do wait "${name}"; code=$?; done',
+        f'wait "${name}"; status=$?',
+        f'while kill -0 "${name}" 2> /dev/null; do wait "${name}"; status=$?; done',
     ]
 
 
@@ -141,17 +143,17 @@ def _container(job: JobScript) -> str:
     return f'{shlex.join(command)} --bind "$code" {_quote(options.container)} python3'
 
 
-def _requeue() -> list[str]:
-    job = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
+def _settle(job: JobScript) -> list[str]:
+    own_id = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     return [
         "",
         "# The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.",
-        '"$python" -m medtuner settle "$run" --code "$code" --log "$logs/attempt-$attempt-rank-0.out"; code=$?',
-        'if [ "$code" = 75 ]; then',
-        f"    scontrol requeue {job} && exit 3",
+        f'"$python" -m medtuner {job.settle} "$run" --code "$status" --log "$logs/attempt-$attempt-rank-0.out"; status=$?',
+        'if [ "$status" = 75 ]; then',
+        f"    scontrol requeue {own_id} && exit 3",
         '    echo "Slurm refused the requeue (it may be requeueing already)."; exit 3',
         "fi",
-        'exit "$code"',
+        'exit "$status"',
     ]
 
 

@@ -17,9 +17,12 @@
 #SBATCH --exclusive
 
 cd /home/me/project || exit 2
-logs=/home/me/project/runs/stage1/logs
+run=/home/me/project/runs/stage1
+logs="$run/logs"
+code=/home/me/project/runs/stage1/submitted/code
+python=/env/bin/python
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-export PYTHONPATH=/home/me/project/code"${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1
 module load cuda
 
@@ -36,16 +39,16 @@ env --block-signal=USR1,USR2,TERM true 2> /dev/null && hold=(env --block-signal=
 # Slurm signals the ranks itself. This script outlives the signal and waits until all of them have saved.
 trap : TERM USR1 USR2
 srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \
-    "${hold[@]}" /env/bin/python -m medtuner train /home/me/project/config.toml < /dev/null &
+    "${hold[@]}" "$python" -m medtuner train "$run/submitted/config.toml" < /dev/null &
 ranks=$!
-wait "$ranks"; code=$?
-while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; code=$?; done
-echo "srun ended with $code, $(date)"
+wait "$ranks"; status=$?
+while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; status=$?; done
+echo "srun ended with $status, $(date)"
 
 # The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.
-/env/bin/python -m medtuner settle /home/me/project/runs/stage1 --code "$code" --log "$logs/attempt-$attempt-rank-0.out"; code=$?
-if [ "$code" = 75 ]; then
+"$python" -m medtuner settle "$run" --code "$status" --log "$logs/attempt-$attempt-rank-0.out"; status=$?
+if [ "$status" = 75 ]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}" && exit 3
     echo "Slurm refused the requeue (it may be requeueing already)."; exit 3
 fi
-exit "$code"
+exit "$status"
