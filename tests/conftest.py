@@ -1,12 +1,18 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster import Cluster
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,6 +54,59 @@ def small_encoder(tmp_path_factory: pytest.TempPathFactory, starter_tokenizer) -
     BertModel(config).save_pretrained(folder)
     starter_tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def small_config(encoder: str) -> str:
+    """Return a run of a few seconds that ends in its [train] section: 200 MedMentions sentences, a small encoder."""
+    return f"""
+[run]
+name = "small"
+[data]
+train_limit = 200
+dev_limit = 30
+test_limit = 40
+[model]
+encoder = "{encoder}"
+max_tokens = 64
+overlap = 8
+[evaluate]
+bootstrap = 50
+[train]
+epochs = 2
+tokens_per_batch = 512
+checkpoint_every = 5
+log_every = 1
+"""
+
+
+@contextlib.contextmanager
+def bring_up(factory: pytest.TempPathFactory, encoder: str, *options: str) -> Iterator["Cluster"]:
+    """Bring a Slurm cluster up; where its tests are meant to run (CI), one that does not come up is a failure."""
+    from cluster import SCRIPT, Cluster
+
+    root = Path(tempfile.mkdtemp(prefix="medtuner-slurm-"))
+    root.chmod(0o755)  # munged runs as another user, who must reach its socket
+    command = [sys.executable, SCRIPT, "up", "--root", root, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    if done.returncode:
+        stop = pytest.fail if os.environ.get("CI") else pytest.skip
+        stop(f"no Slurm cluster on this machine: {done.stderr.strip()}")
+    try:
+        yield Cluster(root, factory.mktemp("work"), encoder)
+    finally:
+        subprocess.run([sys.executable, SCRIPT, "down", "--root", root], check=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, small_encoder: str) -> Iterator["Cluster"]:
+    with bring_up(tmp_path_factory, small_encoder) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def accounting_cluster(tmp_path_factory: pytest.TempPathFactory, small_encoder: str) -> Iterator["Cluster"]:
+    with bring_up(tmp_path_factory, small_encoder, "--accounting") as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import write_rows
+from conftest import small_config, write_rows
 from safetensors.numpy import load_file
 
 from medtuner.attempts import AttemptLog, Job
@@ -27,27 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def config(tmp_path: Path, small_encoder: str) -> Path:
     """A run of a few seconds: 200 MedMentions sentences, a small encoder, checkpoints every 5 steps."""
     path = tmp_path / "small.toml"
-    path.write_text(
-        f"""
-        [run]
-        name = "small"
-        [data]
-        train_limit = 200
-        dev_limit = 30
-        test_limit = 40
-        [model]
-        encoder = "{small_encoder}"
-        max_tokens = 64
-        overlap = 8
-        [train]
-        epochs = 2
-        tokens_per_batch = 512
-        checkpoint_every = 5
-        log_every = 1
-        [evaluate]
-        bootstrap = 50
-        """
-    )
+    path.write_text(small_config(small_encoder))
     return path
 
 

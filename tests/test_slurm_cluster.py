@@ -2,147 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cluster import LONG, SOURCE, Cluster, attempts, lose_node, losses, preempt, words
 
 from medtuner.runs import sha256_file
 
 pytestmark = pytest.mark.slurm
-SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm_cluster.py"
-WAIT_S = 240
-
-
-class Cluster:
-    """The test cluster, and medtuner and Slurm commands that speak to it from one folder."""
-
-    def __init__(self, root: Path, folder: Path, encoder: str) -> None:
-        self.root = root
-        self.folder = folder
-        self.environment = os.environ | {"SLURM_CONF": str(root / "slurm.conf"), "COLUMNS": "80"}
-        self.config = folder / "small.toml"
-        self.config.write_text(
-            f"""
-            [run]
-            name = "small"
-            [data]
-            train_limit = 200
-            dev_limit = 30
-            test_limit = 40
-            [model]
-            encoder = "{encoder}"
-            max_tokens = 64
-            overlap = 8
-            [train]
-            epochs = 2
-            tokens_per_batch = 512
-            tokens_per_rank = 128
-            checkpoint_every = 50
-            log_every = 1
-            precision = "fp32"
-            [evaluate]
-            bootstrap = 50
-            [slurm]
-            time = "00:05:00"
-            signal_lead = 30
-            tasks_per_node = 2
-            """
-        )
-
-    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    def medtuner(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.call(sys.executable, "-m", "medtuner", *arguments)
-
-    def submit(self, name: str, *settings: str) -> Path:
-        options = [word for setting in (f"run.name={name}", *settings) for word in ("--set", setting)]
-        done = self.medtuner("submit", "train", self.config.name, *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return self.folder / "runs" / name
-
-    def job(self, run: Path) -> str:
-        return str(json.loads((run / "submitted" / "job.json").read_text())["job"])
-
-    def state(self, job: str) -> str:
-        return self.call("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").stdout.strip()
-
-    def manifest(self, run: Path) -> str:
-        path = run / "manifest.json"
-        return str(json.loads(path.read_text())["state"]) if path.exists() else ""
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < end, f"waited for {what}:\n{self.call('squeue').stdout}\n{self.logs()}"
-            time.sleep(0.2)
-
-    def finish(self, run: Path) -> None:
-        self.wait(lambda: self.manifest(run) in ("finished", "failed"), f"the end of {run.name}")
-        assert self.manifest(run) == "finished", self.logs()
-
-    def wait_for_attempt(self, run: Path, number: int, *, steps: int = 5) -> None:
-        """Wait until an attempt is training and has logged some steps of its own."""
-
-        def trains() -> bool:
-            rows = attempts(run)
-            return len(rows) > number and len(losses(run)) >= rows[number]["first_step"] + steps
-
-        self.wait(trains, f"attempt {number} of {run.name}")
-
-    def logs_of(self, run: Path) -> str:
-        return "\n".join(path.read_text() for path in sorted((run / "logs").glob("*.out")))
-
-    def logs(self) -> str:
-        return "\n".join(f"== {path}\n{path.read_text()[-1500:]}" for path in sorted(self.folder.rglob("logs/*.out")))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, small_encoder: str) -> Iterator[Cluster]:
-    root = Path(tempfile.mkdtemp(prefix="medtuner-slurm-"))
-    root.chmod(0o755)  # munged runs as another user, who must reach its socket
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "up", "--root", root], capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode:
-        # Where these tests are meant to run, a cluster that does not come up is a failure.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            f"no Slurm cluster on this machine: {done.stderr.strip()}"
-        )
-    try:
-        yield Cluster(root, tmp_path_factory.mktemp("work"), small_encoder)
-    finally:
-        subprocess.run([sys.executable, SCRIPT, "down", "--root", root], check=True, timeout=120)
-
-
-def attempts(run: Path) -> list[dict[str, object]]:
-    path = run / "attempts.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def losses(run: Path) -> list[float]:
-    path = run / "metrics.jsonl"
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # being written
-    return [row["loss"] for row in rows if "loss" in row]
-
-
-def words(done: subprocess.CompletedProcess[str]) -> str:
-    return " ".join((done.stdout + done.stderr).split())
 
 
 def test_two_nodes_train_like_torchrun_on_one(cluster: Cluster) -> None:
@@ -171,48 +45,31 @@ def test_two_nodes_train_like_torchrun_on_one(cluster: Cluster) -> None:
     assert "is finished; there is nothing to submit" in again.stderr
 
 
-def preempt(cluster: Cluster, run: Path) -> None:
-    node = cluster.call("squeue", "-h", "-j", cluster.job(run), "-o", "%N").stdout.strip()
-    done = cluster.call("sbatch", "-p", "urgent", "-w", node, "-n4", "-N1", "-o", "/dev/null", "--wrap", "sleep 2")
-    assert done.returncode == 0, done.stderr
-
-
-def lose_node(cluster: Cluster, run: Path) -> None:
-    """Kill a node's slurmd, its step daemons and what they run, as a power cut does; start slurmd anew."""
-    node = cluster.call("squeue", "-h", "-j", cluster.job(run), "-o", "%N").stdout.strip()
-    victims = [int((cluster.root / "run" / f"slurmd-{node}.pid").read_text())]
-    job = cluster.job(run)
-    for pattern in (rf"slurmstepd: \[{job}\.", f"job{int(job):05d}/slurm_script", f"medtuner train {run}"):
-        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout
-        victims += [int(pid) for pid in found.split()]
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    cluster.wait(lambda: "DOWN" in cluster.call("sinfo", "-h", "-n", node, "-o", "%T").stdout.upper(), "the lost node")
-    subprocess.run(["/usr/sbin/slurmd", "-N", node], env=cluster.environment, check=True, stdout=subprocess.DEVNULL)
-
-
-LONG: Sequence[str] = ("train.epochs=30", "train.evaluate_every=100000")
-
-
-def test_preemption_and_a_lost_node_lose_no_bit(cluster: Cluster) -> None:
+def test_two_preemptions_a_lost_node_and_the_time_limit_lose_no_bit(cluster: Cluster) -> None:
     run = cluster.submit("disturbed", *LONG)
-    cluster.wait_for_attempt(run, 0)
-    preempt(cluster, run)
-    cluster.wait(lambda: attempts(run)[0]["reason"] == "preempted", "the first preemption")
-    cluster.wait_for_attempt(run, 1)
-    lose_node(cluster, run)
+    for number in (0, 1):
+        cluster.wait_for_attempt(run, number)
+        preempt(cluster, run)
+        cluster.wait(lambda number=number: attempts(run)[number]["reason"] == "preempted", "the preemption")
     cluster.wait_for_attempt(run, 2)
+    lose_node(cluster, run)
+    cluster.wait_for_attempt(run, 3)
+    # The limit is cut to one minute, so that it is near at once: Slurm signals 30 s before it, up to 60 s early.
+    cluster.call("scontrol", "update", f"jobid={cluster.job(run)}", "TimeLimit=1")
+    cluster.wait(lambda: attempts(run)[3]["reason"] == "deadline", "the time limit")
+    cluster.wait(lambda: cluster.state(cluster.job(run)) == "PENDING", "the requeued job")
+    cluster.call("scontrol", "update", f"jobid={cluster.job(run)}", "TimeLimit=5")
     cluster.finish(run)
     calm = cluster.submit("calm", *LONG)
     cluster.finish(calm)
     rows = attempts(run)
-    assert [row["reason"] for row in rows] == ["preempted", "node_failure", "finished"]
-    assert rows[0]["last_step"] == rows[1]["first_step"], "no step was lost to the announced stop"
-    assert rows[1]["last_step"] == rows[2]["first_step"]
+    assert [row["reason"] for row in rows] == ["preempted", "preempted", "node_failure", "deadline", "finished"]
+    lost = [int(str(before["last_step"])) - int(str(after["first_step"])) for before, after in pairwise(rows)]
+    assert lost == [0, 0, 0, 0], "every attempt begins at the last step that was saved"
     assert sha256_file(run / "model" / "model.safetensors") == sha256_file(calm / "model" / "model.safetensors")
     assert losses(run) == losses(calm)
     assert (run / "scores.json").read_bytes() == (calm / "scores.json").read_bytes()
-    assert len(list((run / "logs").glob("attempt-?.out"))) == 3, "one log an attempt"
+    assert len(list((run / "logs").glob("attempt-?.out"))) == 5, "one log an attempt"
 
 
 def test_signals_from_the_first_moment_on_are_heard(cluster: Cluster) -> None:
@@ -234,14 +91,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_cancel_does_not_requeue(
     run = cluster.submit("one-rank", *LONG)
     job = cluster.job(run)
     cluster.wait_for_attempt(run, 0)
-    found = subprocess.run(["pgrep", "-f", f"medtuner train {run}"], capture_output=True, text=True, check=False).stdout
-    ranks = [
-        int(pid)
-        for pid in found.split()
-        if b"SLURM_PROCID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
-        and "python" in Path(f"/proc/{pid}/comm").read_text()
-    ]
-    os.kill(ranks[0], signal.SIGUSR2)
+    os.kill(cluster.ranks(run)[1], signal.SIGUSR2)
     cluster.wait(lambda: attempts(run)[0]["reason"] != "running", "the stop of all ranks")
     row = attempts(run)[0]
     assert row["reason"] == "signal"
@@ -301,6 +151,45 @@ def test_mistakes_are_found_before_the_queue(cluster: Cluster, settings: Sequenc
     assert message in words(done)
     assert "Traceback" not in done.stderr
     assert not (cluster.folder / "runs" / "refused").exists(), "a refused submission leaves nothing behind"
+
+
+def test_what_waits_is_what_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
+    """Source, configuration and shell may change while a job waits."""
+    shutil.copytree(SOURCE, tmp_path / "medtuner")
+    leaked = {"SLURM_CPU_BIND": "mask_cpu:0x1", "SLURM_JOB_ID": "7", "SBATCH_PARTITION": "urgent"}
+    keys = cluster.set_keys("waiting", "slurm.extra=['--hold']", "slurm.setup=['env > $logs/env.txt']")
+    submitted = cluster.medtuner("submit", "train", cluster.config.name, *keys, PYTHONPATH=str(tmp_path), **leaked)
+    assert submitted.returncode == 0, submitted.stderr
+    run = cluster.folder / "runs" / "waiting"
+    assert (cluster.status(run)["state"], cluster.status(run)["reason"]) == ("pending", "JobHeldUser")
+    for path in (tmp_path / "medtuner").rglob("*.py"):
+        path.write_text("raise SystemExit('edited while the job waited')\n")
+    kept = cluster.config.read_text()
+    cluster.config.write_text("[train]\nepochs = 0\n")
+    cluster.call("scontrol", "release", cluster.job(run))
+    cluster.finish(run)
+    cluster.config.write_text(kept)
+    lines = (run / "logs" / "env.txt").read_text().splitlines()
+    assert f"PYTHONPATH={run}/submitted/code" in [line.partition(":")[0] for line in lines]
+    assert "SLURM_JOB_PARTITION=main" in lines
+    assert f"SLURM_JOB_ID={cluster.job(run)}" in lines
+    assert not any(line.startswith("SLURM_CPU_BIND=") for line in lines)
+
+    cluster.call("scontrol", "requeue", cluster.job(run))
+    cluster.wait((run / "logs" / "attempt-1.out").exists, "the requeued job")
+    cluster.wait(lambda: "nothing to do" in cluster.logs_of(run), "the end of a finished run")
+    assert len(attempts(run)) == 1, "a finished run that is started again exits at once"
+
+
+def test_a_job_that_never_ran_has_vanished_and_is_submitted_again(cluster: Cluster) -> None:
+    run = cluster.submit("vanished", "slurm.extra=['--hold']")
+    first = cluster.job(run)
+    cluster.call("scancel", first)
+    cluster.wait(lambda: cluster.status(run)["state"] == "vanished", "the end of the job")
+    assert "left the queue without a word" in str(cluster.status(run)["reason"])
+    cluster.submit("vanished", "slurm.extra=['--hold']")
+    assert cluster.job(run) != first
+    assert "cancelled job" in cluster.medtuner("cancel", str(run)).stdout
 
 
 def test_status_lives_without_slurmctld(cluster: Cluster) -> None:
