@@ -1,6 +1,6 @@
-"""A server that speaks the part of the Hugging Face hub's HTTP interface that downloads use, over a folder of repositories.
+"""A server that speaks the part of the Hugging Face hub's HTTP interface that downloads use, over a folder.
 
-    with HubServer(folder) as hub: os.environ["HF_ENDPOINT"] = hub.url       # folder/models/owner/name/..., folder/datasets/...
+    with HubServer(folder) as hub: os.environ["HF_ENDPOINT"] = hub.url       # folder/models/owner/name, folder/datasets/...
 
 It answers repository information, trees, path information and file downloads with the headers the real one sends.
 """
@@ -38,8 +38,8 @@ class HubServer:
             def do_POST(self) -> None:
                 hub.answer(self)
 
-            def log_message(self, format: str, *arguments: object) -> None:
-                hub.requests.append(format % arguments)
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                hub.requests.append(f"{self.command} {self.path} {code}")
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

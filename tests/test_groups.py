@@ -46,7 +46,9 @@ def test_seeds_that_are_none(text: str) -> None:
         parse_seeds(text)
 
 
-@pytest.mark.parametrize("text", ["train.lr", "train.lr=", "train.lr=1,,2", "train.lr=1,1", "run.seed=1,2", "run.name=a,b"])
+@pytest.mark.parametrize(
+    "text", ["train.lr", "train.lr=", "train.lr=1,,2", "train.lr=1,1", "run.seed=1,2", "run.name=a,b"]
+)
 def test_sweeps_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--sweep"):
         parse_sweeps([text])
@@ -113,9 +115,7 @@ def test_a_clear_difference_is_found_and_none_is_not(make_group: Group) -> None:
     low, lower, high = make_group("low", [0.5, 0.52]), make_group("lower", [0.51, 0.5]), make_group("high", [0.8, 0.82])
     summary = compare([low, high, lower], bootstrap=500, seed=1)
     assert [row["name"] for row in summary["systems"]] == ["low", "high", "lower"]
-    values = [
-        json.loads((run / "scores.json").read_text())["strict"]["micro"]["f1"] for run in expand_groups([low])
-    ]
+    values = [json.loads((run / "scores.json").read_text())["strict"]["micro"]["f1"] for run in expand_groups([low])]
     assert summary["systems"][0]["micro"]["mean"] == pytest.approx(np.mean(values))
     assert summary["systems"][0]["micro"]["sd"] == pytest.approx(np.std(values, ddof=1))
     clear, _, none, _ = summary["comparisons"]

@@ -159,7 +159,10 @@ def test_interactive_ranks_start_by_srun(cluster: Cluster) -> None:
 
 def test_more_ranks_than_gpus_is_a_clear_error(cluster: Cluster) -> None:
     refused = cluster.medtuner(
-        "submit", "train", cluster.config.name, *cluster.set_keys("gpus", "slurm.gpus_per_node=4", "slurm.tasks_per_node=2")
+        "submit",
+        "train",
+        cluster.config.name,
+        *cluster.set_keys("gpus", "slurm.gpus_per_node=4", "slurm.tasks_per_node=2"),
     )
     assert "one rank works on one GPU" in words(refused)
 
@@ -181,7 +184,9 @@ def test_a_container_runs_the_ranks(cluster: Cluster, tmp_path: Path) -> None:
     assert said[:2] == ["exec", "--bind"]
     assert str(cluster.folder) in said
     assert said.count("train") == 2, "one a rank"
-    missing = cluster.medtuner("submit", "train", cluster.config.name, *cluster.set_keys("no", "slurm.container=no.sif"))
+    missing = cluster.medtuner(
+        "submit", "train", cluster.config.name, *cluster.set_keys("no", "slurm.container=no.sif")
+    )
     assert "slurm.container = 'no.sif': no such file" in words(missing)
 
 

@@ -14,7 +14,7 @@ LEVELS = [
     {"documents", "semantic_network", "config", "signals", "distributed", "caches"},
     {"runs", "ledger", "batch_script"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
-    {"alignment", "slurm"},
+    {"alignment", "slurm", "notifications"},
     {"batches", "checkpoints", "decoding", "models", "evaluation"},
     {"prediction"},
     {"training", "recognizer", "figures", "submission"},

@@ -63,7 +63,10 @@ def _head(job: JobScript) -> list[str]:
     lines += ['logs="$run/logs"', f"code={_quote(job.code)}", f"python={_quote(job.python)}"]
     lines += ["export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1"]
     lines += [f"export {name}={_quote(value)}" for name, value in job.exports.items()]
-    lines += ['export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"', f"export OMP_NUM_THREADS={job.options.cpus_per_task}"]
+    lines += [
+        'export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"',
+        f"export OMP_NUM_THREADS={job.options.cpus_per_task}",
+    ]
     return [*lines, *job.options.setup, ""]
 
 
@@ -109,7 +112,7 @@ def _build_venv(job: JobScript, wheels: Path) -> list[str]:
 
 
 def _ranks(job: JobScript) -> list[str]:
-    words = f'{_HOLD} {_container(job)} -m medtuner {shlex.join(job.command)}{_last(job, "/submitted/config.toml")}'
+    words = f"{_HOLD} {_container(job)} -m medtuner {shlex.join(job.command)}{_last(job, '/submitted/config.toml')}"
     return [
         'srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \\',
         f"    {words} < /dev/null &",

@@ -33,6 +33,7 @@ app.command()(cli_jobs.status)
 app.command()(cli_jobs.logs)
 app.command()(cli_jobs.cancel)
 app.command()(cli_jobs.watch)
+app.command()(cli_jobs.notify)
 app.command(hidden=True)(cli_jobs.settle)
 Overrides = cli_jobs.Overrides
 
@@ -214,7 +215,9 @@ def labels(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or groups to summarise and compare.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or groups to summarise and compare.")
+    ],
     bootstrap: Annotated[int, typer.Option(min=100, help="Draws of the paired bootstrap between systems.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 13,
 ) -> None:
@@ -239,7 +242,8 @@ def report(
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")], overrides: Overrides = None
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
+    overrides: Overrides = None,
 ) -> None:
     """Read everything a run needs, as `submit` does before it submits; train nothing."""
     from medtuner.config import load_config
@@ -251,7 +255,8 @@ def check(
 
 @app.command()
 def fetch(
-    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")], overrides: Overrides = None
+    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
+    overrides: Overrides = None,
 ) -> None:
     """Bring encoder, datasets and wheels here, so that the run needs no internet; run it on the login node."""
     from medtuner.config import load_config

@@ -40,7 +40,7 @@ def submit_train(
 ) -> None:
     """Submit the run that CONFIG describes; it is requeued and resumes until it is finished.
 
-    With --seeds or --sweep the runs are a group, submitted as one job array; the same command again submits what is missing.
+    With --seeds or --sweep the runs are a group, submitted as one job array; the same command submits what is missing.
     """
     from medtuner.config import load_config
     from medtuner.runs import run_folder
@@ -117,8 +117,8 @@ def _wait_for(folder: Path) -> int:
     from medtuner.monitoring import ENDED, read_statuses
 
     while True:
-        statuses, trouble = read_statuses([folder])
-        if not trouble and all(status.state in ENDED for status in statuses):
+        statuses, _ = read_statuses([folder])
+        if all(status.state in ENDED for status in statuses):  # "unknown" while Slurm does not answer
             break
         time.sleep(_POLL_S)
     for status in statuses:
@@ -190,8 +190,8 @@ def settle(
     from medtuner.config import load_config
     from medtuner.submission import settle as settle_run
 
-    options = load_config(folder / "submitted" / "config.toml").slurm
-    exit_code, sentence = settle_run(folder, options, code=code, log=log)
+    config = load_config(folder / "submitted" / "config.toml")
+    exit_code, sentence = settle_run(folder, config, code=code, log=log)
     typer.echo(sentence)
     raise typer.Exit(exit_code)
 
@@ -230,6 +230,32 @@ def watch(
         watch_statuses(lambda: runs or find_runs(Path("runs")), every=every)
     except KeyboardInterrupt:
         raise typer.Exit() from None
+
+
+def notify(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders; all below runs/.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Send one message now, to see whether the address works.")] = False,
+) -> None:
+    """Send the messages that nodes without internet left behind, to the address in MEDTUNER_NOTIFY."""
+    import os
+
+    from medtuner.groups import expand_groups
+    from medtuner.monitoring import find_runs
+    from medtuner.notifications import deliver, send
+
+    if test:
+        url = os.environ.get("MEDTUNER_NOTIFY", "")
+        if not url:
+            raise MedtunerError(
+                "no address for messages: export MEDTUNER_NOTIFY=https://discord.com/api/webhooks/... (or another address "
+                "of https://github.com/caronc/apprise)."
+            )
+        if not send(url, title="medtuner", body="Messages of your runs arrive here."):
+            raise MedtunerError("the message was not taken. Is the address right, and is there internet here?")
+        typer.echo("sent")
+        return
+    counts = [deliver(run) for run in expand_groups(runs or find_runs(Path("runs")))]
+    typer.echo(f"{sum(sent for sent, _ in counts)} sent, {sum(left for _, left in counts)} waiting")
 
 
 def logs(

@@ -116,7 +116,9 @@ class _Gold:
             self._read[key] = _read_gold(config)
         gold = self._read[key]
         if hash_documents(gold) != read_json(run / "scores.json")["protocol"]["data_sha256"]:
-            raise RunError(f"{run}: the test data has changed since this run was scored; compare its scores.json alone.")
+            raise RunError(
+                f"{run}: the test data has changed since this run was scored; compare its scores.json alone."
+            )
         return gold
 
 

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medtuner.errors import ConfigError, nearest
 
-# Sections and keys of the design that no code serves yet: refused by name, never accepted and ignored.
-_NOT_BUILT_SECTIONS = ("notify",)
+# Values of the design that no code serves yet: refused by name, never accepted and ignored.
 _NOT_BUILT_VALUES: Mapping[str, tuple[object, ...]] = {
     "model.head": ("open",),
     "run.private": (True,),
@@ -126,6 +125,16 @@ class SlurmSection(_Section):
     extra: list[str] = []
 
 
+Event = Literal["finished", "failed", "requeued"]
+
+
+class NotifySection(_Section):
+    """When a message leaves, and which environment variable holds its address; may change between attempts."""
+
+    on: list[Event] = ["finished", "failed"]
+    url_env: str = Field(default="MEDTUNER_NOTIFY", pattern=r"^[A-Za-z_]\w*$")
+
+
 class Config(_Section):
     """A whole run, every default filled in."""
 
@@ -136,6 +145,7 @@ class Config(_Section):
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
     slurm: SlurmSection = SlurmSection()
+    notify: NotifySection = NotifySection()
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
@@ -182,8 +192,6 @@ def config_to_toml(config: Config) -> str:
 def _refuse_unknown(table: Mapping[str, Any], where: str) -> None:
     valid = Config.model_fields
     for name, keys in table.items():
-        if name in _NOT_BUILT_SECTIONS:
-            raise ConfigError(f"{where}: section [{name}] is not built yet; remove it. Valid: {_sections()}.")
         if name not in valid:
             raise ConfigError(f"{where}: unknown section [{name}].{nearest(name, valid)} Valid: {_sections()}.")
         if not isinstance(keys, dict):

@@ -21,7 +21,8 @@ from medtuner import slurm
 from medtuner.alignment import SubwordEncoder, tag_subwords, tag_units
 from medtuner.attempts import Attempt, AttemptLog, Reason
 from medtuner.batches import BatchItem, derive_seed, make_items
-from medtuner.config import Config
+from medtuner.config import Config, NotifySection
+from medtuner.config import Event as RunEvent
 from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
@@ -40,6 +41,7 @@ from medtuner.models import (
     load_tokenizer,
     memory_hint,
 )
+from medtuner.notifications import announce
 from medtuner.prediction import Predictor, predict_in_shares
 from medtuner.recognizer import find_model, largest_window, save_model
 from medtuner.report import write_report
@@ -112,7 +114,7 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
     _claim(folder, config, splits, ranks, prepared)
     if ranks.is_main:
         write_json(folder / "ledger.json", ledger.to_json())
-    story = _Story(folder, ranks, stop)
+    story = _Story(folder, ranks, stop, console)
     job = TrainingJob(
         options=config.train,
         seed=config.run.seed,
@@ -132,8 +134,10 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
         raise
     except (MedtunerError, RuntimeError) as error:
         story.failed(memory_hint(error, ranks) if isinstance(error, RuntimeError) else error)
+        story.announce(config.notify, "failed")
         raise
     story.close("finished")
+    story.announce(config.notify, "finished")
     return outcome
 
 
@@ -145,8 +149,9 @@ def _leave_early(ranks: Ranks, stop: StopRequest) -> None:
 class _Story:
     """This process's row in `attempts.jsonl` and the manifest of an unfinished run; only the first rank writes."""
 
-    def __init__(self, folder: Path, ranks: Ranks, stop: StopRequest) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, stop: StopRequest, console: Console) -> None:
         self._folder = folder
+        self._console = console
         self._log = AttemptLog(folder)
         self._ranks = ranks
         self._stop = stop
@@ -167,6 +172,10 @@ class _Story:
     def close(self, reason: Reason) -> None:
         if self._attempt is not None:
             self._log.close(self._attempt, reason=reason)
+
+    def announce(self, options: NotifySection, event: RunEvent) -> None:
+        if self._attempt is not None and self._log.owns(self._attempt) and (trouble := announce(self._folder, options, event)):
+            self._console.warn(trouble)
 
     def stopped(self, lead: float, message: str) -> None:
         """Close with what stopped the run on any rank; every rank comes here."""

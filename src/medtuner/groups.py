@@ -57,7 +57,9 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
                 "--sweep train.lr=1e-4,5e-4."
             )
         if key in ("run.seed", "run.name", "run.output") or key in sweeps:
-            raise ConfigError(f"--sweep {text}: {'use --seeds' if key == 'run.seed' else f'{key} cannot be swept here'}.")
+            raise ConfigError(
+                f"--sweep {text}: {'use --seeds' if key == 'run.seed' else f'{key} cannot be swept here'}."
+            )
         sweeps[key] = words
     return sweeps
 
@@ -87,7 +89,9 @@ def expand(
             members.append((member, swept.model_copy(update={"run": run})))
     names = [member.name for member, _ in members]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"--sweep: two combinations get the same folder name {twice!r}; give values that differ more.")
+        raise ConfigError(
+            f"--sweep: two combinations get the same folder name {twice!r}; give values that differ more."
+        )
     return members
 
 

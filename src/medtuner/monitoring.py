@@ -14,8 +14,9 @@ from typing import Any
 
 from medtuner import slurm
 from medtuner.attempts import AttemptLog, goodput
-from medtuner.errors import RunError
+from medtuner.errors import MedtunerError, RunError
 from medtuner.groups import expand_groups, is_group
+from medtuner.notifications import deliver
 from medtuner.runs import read_json, read_metrics
 from medtuner.submission import read_job
 
@@ -51,6 +52,7 @@ def find_runs(output: Path) -> list[Path]:
 def read_statuses(folders: Sequence[Path]) -> tuple[list[Status], str]:
     """Return the status of each run, and why the queue is not known ("" when it is); a group stands for its runs."""
     folders = expand_groups(folders)
+    troubles = {trouble for trouble in map(_send_waiting, folders) if trouble}
     jobs = {folder: read_job(folder) for folder in folders}
     queue: Mapping[str, slurm.QueuedJob] | None = {}
     trouble = ""
@@ -59,7 +61,18 @@ def read_statuses(folders: Sequence[Path]) -> tuple[list[Status], str]:
             queue = slurm.queue_states()
         except slurm.SlurmError as error:
             queue, trouble = None, str(error)
-    return [_read_status(folder, jobs[folder], queue) for folder in folders], trouble
+    if trouble:
+        troubles.add(trouble)
+    return [_read_status(folder, jobs[folder], queue) for folder in folders], "; ".join(sorted(troubles))
+
+
+def _send_waiting(folder: Path) -> str:
+    """Let the messages leave that a node without internet has spooled."""
+    try:
+        deliver(folder)
+    except MedtunerError as error:
+        return str(error)
+    return ""
 
 
 def _read_status(folder: Path, job: str, queue: Mapping[str, slurm.QueuedJob] | None) -> Status:

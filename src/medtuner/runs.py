@@ -28,7 +28,7 @@ from medtuner.errors import RunError
 State = Literal["new", "resumable", "finished"]
 
 _IDENTITY_SECTIONS = ("data", "labels", "model", "train")
-_PREPARED = ("logs", "submitted")  # what `submit` makes in a run folder before the run begins
+_PREPARED = ("logs", "submitted", "outbox")  # what `submit` makes in a run folder before the run begins
 _CHANGES_NOTHING = ("data.max_lost", "train.log_every", "train.keep_checkpoints")  # free to change in mid-run
 _PACKAGES = ("medtuner", "torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "safetensors")
 

@@ -201,7 +201,9 @@ def room_in_queue(queued: int, *, account: str, qos: str) -> int | None:
     if shutil.which("sacctmgr") is None:
         return None
     user = getpass.getuser()
-    associations = _table(["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,maxsubmit,defaultqos,qos"])
+    associations = _table(
+        ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,maxsubmit,defaultqos,qos"]
+    )
     mine = [row for row in associations if not account or row[0] == account]
     names = {qos} if qos else {name for row in mine for name in (row[2] or row[3]).split(",")}
     qualities = _table(["sacctmgr", "-nP", "show", "qos", "format=name,maxsubmitjobsperuser"])

@@ -20,9 +20,10 @@ from medtuner import slurm
 from medtuner.attempts import AttemptLog, count_stalled
 from medtuner.batch_script import JobScript, render
 from medtuner.caches import cache_variables
-from medtuner.config import Config, SlurmSection, config_to_toml
+from medtuner.config import Config, Event, SlurmSection, config_to_toml
 from medtuner.errors import RunError
 from medtuner.groups import Member, is_group, write_members
+from medtuner.notifications import announce
 from medtuner.runs import (
     claim,
     is_finished,
@@ -207,7 +208,15 @@ def freeze(code: Path) -> None:
     write_folder(code, fill)
 
 
-def settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
+def settle(folder: Path, config: Config, *, code: int, log: Path) -> tuple[int, str]:
+    """Bring a run's story in order after its ranks have ended and tell of its end; return exit code and a sentence."""
+    exit_code, sentence = _settle(folder, config.slurm, code=code, log=log)
+    event: Event = "requeued" if exit_code == REQUEUE else "finished" if exit_code == 0 else "failed"
+    trouble = "" if exit_code == INTERRUPTED else announce(folder, config.notify, event)
+    return exit_code, f"{sentence}\n{trouble}".strip()
+
+
+def _settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
     """Bring a run's story in order after its ranks have ended; return the job's exit code and a sentence for the log.
 
     The manifest decides, not `code`. `REQUEUE` asks for another attempt: after an orderly stop, and after ranks that a

@@ -17,6 +17,7 @@ from rich.text import Text
 from medtuner.groups import run_label
 from medtuner.monitoring import ENDED, Status, read_statuses
 
+
 def show_statuses(statuses: Sequence[Status]) -> None:
     """Print one row a run, and below the table the reasons that some states have."""
     rich.console.Console(highlight=False).print(_render(statuses))
@@ -28,7 +29,7 @@ def watch_statuses(find: Callable[[], Sequence[Path]], *, every: float) -> None:
         while True:
             statuses, trouble = read_statuses(find())
             live.update(Group(_render(statuses), Text(trouble, style="yellow")), refresh=True)
-            if not trouble and all(status.state in ENDED for status in statuses):
+            if all(status.state in ENDED for status in statuses):
                 return
             time.sleep(every)
 

@@ -46,9 +46,7 @@ def pinned_requirements() -> list[str]:
     return sorted(f"{name}=={version}" for name, version in pins.items())
 
 
-def _needed(
-    distribution: importlib.metadata.Distribution, extras: frozenset[str]
-) -> list[tuple[str, frozenset[str]]]:
+def _needed(distribution: importlib.metadata.Distribution, extras: frozenset[str]) -> list[tuple[str, frozenset[str]]]:
     needed = [Requirement(text) for text in distribution.requires or []]
     return [
         (canonicalize_name(one.name), frozenset(one.extras))
@@ -87,7 +85,7 @@ def download_wheels() -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(
-            f"pip cannot download the wheels for slurm.environment = \"venv\":\n{done.stderr.strip()}\n"
+            f'pip cannot download the wheels for slurm.environment = "venv":\n{done.stderr.strip()}\n'
             "A package from an index of its own (torch for CUDA) needs it in pip's configuration: "
             "pip config set global.extra-index-url https://download.pytorch.org/whl/cu128"
         )
