@@ -10,7 +10,7 @@ import torch
 
 from medtuner.attempts import AttemptLog, Job, count_stalled, goodput
 from medtuner.checkpoints import CheckpointFolder
-from medtuner.config import SlurmSection
+from medtuner.config import Config, SlurmSection
 from medtuner.errors import RunError
 from medtuner.submission import settle
 
@@ -53,7 +53,7 @@ def test_an_attempt_that_was_thought_dead_may_not_write(tmp_path: Path) -> None:
 
 def test_a_run_that_never_advances_is_not_requeued_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medtuner.slurm.job_state", lambda: "RUNNING")
-    options = SlurmSection(max_stalled=3)
+    options = Config(slurm=SlurmSection(max_stalled=3))
     answers = []
     for restarts in range(3):
         monkeypatch.setenv("SLURM_JOB_ID", "9")

@@ -93,7 +93,11 @@ def test_the_address_is_tried_on_demand(run_medtuner: Run, channel: Channel) -> 
     assert channel.messages[0]["title"] == "medtuner"
     environment = {name: value for name, value in os.environ.items() if name != "MEDTUNER_NOTIFY"}
     unset = subprocess.run(
-        [sys.executable, "-m", "medtuner", "notify", "--test"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "medtuner", "notify", "--test"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert unset.returncode == 2
     assert "export MEDTUNER_NOTIFY=" in unset.stderr

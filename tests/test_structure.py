@@ -15,7 +15,7 @@ LEVELS = [
     {"runs", "ledger", "batch_script"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
     {"alignment", "slurm", "notifications"},
-    {"batches", "checkpoints", "decoding", "models", "evaluation"},
+    {"batches", "checkpoints", "decoding", "models", "evaluation", "story"},
     {"prediction"},
     {"training", "recognizer", "figures", "submission"},
     {"preflight", "fetching", "monitoring", "report", "comparison", "console", "annotation", "quickstart"},
@@ -64,8 +64,8 @@ def test_only_distributed_and_runs_read_launcher_variables() -> None:
     readers = {
         module_name(path) for path in FILES if any(word in path.read_text() for word in ("SLURM_", "WORLD_SIZE"))
     }
-    # runs records SLURM_JOB* as provenance
-    assert readers == {"distributed", "runs", "slurm"}
+    # runs records SLURM_JOB* as provenance, batch_script writes bash
+    assert readers == {"distributed", "runs", "slurm", "batch_script"}
 
 
 def test_help_imports_nothing_heavy() -> None:

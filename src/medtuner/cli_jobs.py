@@ -234,7 +234,9 @@ def watch(
 
 def notify(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders; all below runs/.")] = None,
-    test: Annotated[bool, typer.Option("--test", help="Send one message now, to see whether the address works.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Send one message now, to see whether the address works.")
+    ] = False,
 ) -> None:
     """Send the messages that nodes without internet left behind, to the address in MEDTUNER_NOTIFY."""
     import os

@@ -6,10 +6,8 @@
 Calling it again on the same folder resumes an unfinished run and returns at once from a finished one.
 """
 
-import contextlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,8 @@ import torch
 
 from medtuner import slurm
 from medtuner.alignment import SubwordEncoder, tag_subwords, tag_units
-from medtuner.attempts import Attempt, AttemptLog, Reason
 from medtuner.batches import BatchItem, derive_seed, make_items
-from medtuner.config import Config, NotifySection
-from medtuner.config import Event as RunEvent
+from medtuner.config import Config
 from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
@@ -41,7 +37,6 @@ from medtuner.models import (
     load_tokenizer,
     memory_hint,
 )
-from medtuner.notifications import announce
 from medtuner.prediction import Predictor, predict_in_shares
 from medtuner.recognizer import find_model, largest_window, save_model
 from medtuner.report import write_report
@@ -57,6 +52,7 @@ from medtuner.runs import (
     write_text,
 )
 from medtuner.signals import StopRequest
+from medtuner.story import Story
 from medtuner.training import Event, TrainingJob, TrainingLoop
 
 
@@ -114,7 +110,7 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
     _claim(folder, config, splits, ranks, prepared)
     if ranks.is_main:
         write_json(folder / "ledger.json", ledger.to_json())
-    story = _Story(folder, ranks, stop, console)
+    story = Story(folder, config, ranks=ranks, stop=stop, warn=console.warn)
     job = TrainingJob(
         options=config.train,
         seed=config.run.seed,
@@ -130,75 +126,18 @@ def _run(config: Config, folder: Path, ranks: Ranks, console: Console, stop: Sto
         _train(job, folder, ranks, console, story)
         outcome = _finish(config, folder, prepared, ranks, stop)
     except RunInterrupted as interruption:
-        story.stopped(config.slurm.signal_lead, str(interruption))
+        story.stopped(str(interruption))
         raise
     except (MedtunerError, RuntimeError) as error:
         story.failed(memory_hint(error, ranks) if isinstance(error, RuntimeError) else error)
-        story.announce(config.notify, "failed")
         raise
-    story.close("finished")
-    story.announce(config.notify, "finished")
+    story.finished()
     return outcome
 
 
 def _leave_early(ranks: Ranks, stop: StopRequest) -> None:
     if ranks.agree_any(stop.requested):
         raise RunInterrupted("stopped before the first step; what was saved earlier stays")
-
-
-class _Story:
-    """This process's row in `attempts.jsonl` and the manifest of an unfinished run; only the first rank writes."""
-
-    def __init__(self, folder: Path, ranks: Ranks, stop: StopRequest, console: Console) -> None:
-        self._folder = folder
-        self._console = console
-        self._log = AttemptLog(folder)
-        self._ranks = ranks
-        self._stop = stop
-        self._attempt: Attempt | None = None
-
-    def begin(self, step: int) -> None:
-        if self._ranks.is_main:
-            self._attempt = self._log.begin(job=slurm.current_job(), step=step, started=self._stop.started)
-
-    def check_owner(self) -> None:
-        if self._attempt is not None:
-            self._log.check_owner(self._attempt)
-
-    def saved(self, step: int) -> None:
-        if self._attempt is not None:
-            self._attempt = self._log.saved(self._attempt, step=step)
-
-    def close(self, reason: Reason) -> None:
-        if self._attempt is not None:
-            self._log.close(self._attempt, reason=reason)
-
-    def announce(self, options: NotifySection, event: RunEvent) -> None:
-        if self._attempt is not None and self._log.owns(self._attempt) and (trouble := announce(self._folder, options, event)):
-            self._console.warn(trouble)
-
-    def stopped(self, lead: float, message: str) -> None:
-        """Close with what stopped the run on any rank; every rank comes here."""
-        reasons = [reason for reason in self._ranks.gather(self._stop.reason) if reason]
-        if self._attempt is not None and self._log.owns(self._attempt):
-            write_manifest(self._folder, state="interrupted", reason=message)
-            self.close(_explain_stop(reasons[0] if reasons else "", lead))
-
-    def failed(self, error: Exception | None) -> None:
-        if self._attempt is not None and self._log.owns(self._attempt):  # else the run is another attempt's by now
-            with contextlib.suppress(OSError):  # the disk may be what failed
-                self.close("error")
-                write_manifest(self._folder, state="failed", reason=str(error or "an error of medtuner's own"))
-
-
-def _explain_stop(reason: str, lead: float) -> Reason:
-    """Say why Slurm or a user stopped a run; Slurm sends the signal before the end up to 60 s early."""
-    if reason == "deadline":
-        return "deadline"
-    if slurm.is_preempted():
-        return "preempted"
-    end = slurm.job_end() if reason == "SIGUSR1" else None
-    return "deadline" if end is not None and time.time() > end - lead - 90 else "signal"
 
 
 def _refuse_losses(config: Config, folder: Path, ledger: Ledger, ranks: Ranks) -> None:
@@ -320,7 +259,7 @@ def _warn_of_unseen(name: str, gold: Sequence[Document], trained: set[str], cons
         )
 
 
-def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console, story: _Story) -> None:
+def _train(job: TrainingJob, folder: Path, ranks: Ranks, console: Console, story: Story) -> None:
     """Run the loop, from the last checkpoint if there is one, with metrics and progress."""
     metrics = folder / "metrics.jsonl"
     observers: list[Callable[[Event], None]] = []

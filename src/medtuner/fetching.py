@@ -48,8 +48,7 @@ def _fetch_encoder(name: str) -> str:
     if Path(location).is_dir():
         return f"{location} (on this disk)"
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         files = HfApi().list_repo_files(location)
@@ -69,7 +68,8 @@ def _verify(name: str, repo_type: RepoType) -> str:
     """Compare every cached file of a repository with the hub's hash of it; return what was verified."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    info = HfApi().repo_info(name, repo_type=repo_type, files_metadata=True)
+    describe = HfApi().model_info if repo_type == "model" else HfApi().dataset_info
+    info = describe(name, files_metadata=True)
     count, size = 0, 0
     for file in info.siblings or []:
         found = try_to_load_from_cache(name, file.rfilename, repo_type=repo_type, revision=info.sha)

@@ -41,11 +41,11 @@ def _repository(name: str) -> tuple[str, str | None]:
 def _load(name: str, split: str) -> Any:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         loaded = cast(Any, datasets.load_dataset(*_repository(name)))
-    except (DatasetNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (DatasetNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise DataError(
             f"hub:{name}: neither in the local cache nor on a hub this machine reaches ({str(error).splitlines()[0]}). "
             "Where there is internet run, with the same HF_HOME: medtuner fetch CONFIG. "
