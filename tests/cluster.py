@@ -130,9 +130,21 @@ def words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def preempt(cluster: Cluster, run: Path) -> None:
+    """Let a job of the urgent partition take the run's node, and wait until the run has saved."""
     node = cluster.call("squeue", "-h", "-j", cluster.job(run), "-o", "%N").stdout.strip()
     done = cluster.call("sbatch", "-p", "urgent", "-w", node, "-n4", "-N1", "-o", "/dev/null", "--wrap", "sleep 2")
     assert done.returncode == 0, done.stderr
+    number = len(attempts(run)) - 1
+    cluster.wait(lambda: attempts(run)[number]["reason"] == "preempted", "the preemption")
+
+
+def reach_time_limit(cluster: Cluster, run: Path) -> None:
+    """Cut the limit to one minute, so that Slurm signals soon: 30 s before it, up to 60 s early; then restore it."""
+    job, number = cluster.job(run), len(attempts(run)) - 1
+    cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=1")
+    cluster.wait(lambda: attempts(run)[number]["reason"] != "running", "the time limit")
+    cluster.wait(lambda: cluster.state(job) == "PENDING", "the requeued job")
+    cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=5")
 
 
 def lose_node(cluster: Cluster, run: Path) -> None:

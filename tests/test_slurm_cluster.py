@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cluster import LONG, SOURCE, Cluster, attempts, lose_node, losses, preempt, words
+from cluster import LONG, SOURCE, Cluster, attempts, lose_node, losses, preempt, reach_time_limit, words
 
 from medtuner.runs import sha256_file
 
@@ -45,31 +44,33 @@ def test_two_nodes_train_like_torchrun_on_one(cluster: Cluster) -> None:
     assert "is finished; there is nothing to submit" in again.stderr
 
 
-def test_two_preemptions_a_lost_node_and_the_time_limit_lose_no_bit(cluster: Cluster) -> None:
-    run = cluster.submit("disturbed", *LONG)
-    for number in (0, 1):
+@pytest.mark.parametrize(
+    ("events", "epochs"),
+    [
+        (("preempted", "node_failure"), 30),
+        pytest.param(("preempted", "preempted", "node_failure", "deadline"), 150, marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_what_interrupts_a_run_loses_no_bit(cluster: Cluster, events: Sequence[str], epochs: int) -> None:
+    settings = (*LONG, f"train.epochs={epochs}")
+    run = cluster.submit(f"disturbed-{len(events)}", *settings)
+    for number, event in enumerate(events):
         cluster.wait_for_attempt(run, number)
-        preempt(cluster, run)
-        cluster.wait(lambda number=number: attempts(run)[number]["reason"] == "preempted", "the preemption")
-    cluster.wait_for_attempt(run, 2)
-    lose_node(cluster, run)
-    cluster.wait_for_attempt(run, 3)
-    # The limit is cut to one minute, so that it is near at once: Slurm signals 30 s before it, up to 60 s early.
-    cluster.call("scontrol", "update", f"jobid={cluster.job(run)}", "TimeLimit=1")
-    cluster.wait(lambda: attempts(run)[3]["reason"] == "deadline", "the time limit")
-    cluster.wait(lambda: cluster.state(cluster.job(run)) == "PENDING", "the requeued job")
-    cluster.call("scontrol", "update", f"jobid={cluster.job(run)}", "TimeLimit=5")
+        {"preempted": preempt, "node_failure": lose_node, "deadline": reach_time_limit}[event](cluster, run)
     cluster.finish(run)
-    calm = cluster.submit("calm", *LONG)
+    calm = cluster.submit(f"calm-{len(events)}", *settings)
     cluster.finish(calm)
     rows = attempts(run)
-    assert [row["reason"] for row in rows] == ["preempted", "preempted", "node_failure", "deadline", "finished"]
-    lost = [int(str(before["last_step"])) - int(str(after["first_step"])) for before, after in pairwise(rows)]
-    assert lost == [0, 0, 0, 0], "every attempt begins at the last step that was saved"
+    assert [row["reason"] for row in rows] == [*events, "finished"]
+    first_steps = [row["first_step"] for row in rows[1:]]
+    assert first_steps == [row["last_step"] for row in rows[:-1]], "every attempt begins where the last one saved"
+    for row, log in zip(rows, sorted((run / "logs").glob("attempt-?-rank-0.out")), strict=True):
+        if row["reason"] in ("preempted", "deadline"):
+            assert f"stopped at step {row['last_step']} of" in log.read_text(), "no step is lost to an announced stop"
     assert sha256_file(run / "model" / "model.safetensors") == sha256_file(calm / "model" / "model.safetensors")
     assert losses(run) == losses(calm)
     assert (run / "scores.json").read_bytes() == (calm / "scores.json").read_bytes()
-    assert len(list((run / "logs").glob("attempt-?.out"))) == 5, "one log an attempt"
 
 
 def test_signals_from_the_first_moment_on_are_heard(cluster: Cluster) -> None:
