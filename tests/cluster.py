@@ -13,7 +13,7 @@ from conftest import small_config
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm_cluster.py"
 SOURCE = Path(__file__).parents[1] / "src" / "medtuner"
-WAIT_S = 240
+WAIT_S = int(os.environ.get("MEDTUNER_TEST_WAIT", "240"))
 SLURM = """
 tokens_per_rank = 128
 precision = "fp32"

@@ -143,7 +143,7 @@ def test_evaluate_and_annotate_go_the_same_way(cluster: Cluster) -> None:
         (["slurm.nodes=9"], "Slurm refused the job"),
         (
             ["model.encoder=nobody/nothing"],
-            "hub access off. Where there is internet run, with the same HF_HOME: medtuner fetch CONFIG",
+            "with the same HF_HOME: medtuner fetch CONFIG",
         ),
         (["data.train=absent.jsonl"], "absent.jsonl: no such file"),
     ],
