@@ -73,8 +73,8 @@ def up(root: Path, *, accounting: bool, kill_wait: int) -> None:
     write_configuration(root, accounting=accounting, kill_wait=kill_wait)
     environment = os.environ | {"SLURM_CONF": f"{root}/slurm.conf"}
     if accounting:
-        command = ["sacctmgr", "-i", "add", "cluster", "medtuner"]
-        subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
+        wait_for(lambda: answers(["sacctmgr", "-n", "show", "cluster"], environment), "slurmdbd")
+        run(["sacctmgr", "-i", "add", "cluster", "medtuner"], environment)
     run(["slurmctld"], environment)
     for node in NODES:
         run(["slurmd", "-N", node], environment)
@@ -113,6 +113,10 @@ def run(command: list[str], environment: dict[str, str], *, user: str | None = N
     )
     if done.returncode:
         raise CannotRun(f"{' '.join(command)} failed with {done.returncode}.")
+
+
+def answers(command: list[str], environment: dict[str, str]) -> bool:
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
 
 
 def free_ports(count: int) -> list[int]:

@@ -14,6 +14,7 @@ from medtuner.documents import Document, write_documents
 from medtuner.errors import ConfigError, RunError
 from medtuner.evaluation import ScoreOptions, evaluate
 from medtuner.groups import Member, expand, expand_groups, parse_seeds, parse_sweeps, read_members, write_members
+from medtuner.monitoring import read_statuses
 from medtuner.runs import write_json, write_manifest, write_text
 from medtuner.submission import chunks
 
@@ -47,7 +48,8 @@ def test_seeds_that_are_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["train.lr", "train.lr=", "train.lr=1,,2", "train.lr=1,1", "run.seed=1,2", "run.name=a,b"]
+    "text",
+    ["train.lr", "train.lr=", "train.lr=1,,2", "train.lr=1,1", "run.seed =1,2", "run.name=a,b", "slurm.nodes=1,2"],
 )
 def test_sweeps_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--sweep"):
@@ -143,6 +145,21 @@ def test_unfinished_runs_are_named(make_group: Group) -> None:
     write_manifest(group / "seed-1", state="failed")
     with pytest.raises(RunError, match="no finished run"):
         compare([group], bootstrap=200, seed=1)
+
+
+def test_runs_that_differ_by_more_than_their_seed_are_no_system(make_group: Group) -> None:
+    group = make_group("mixed", [0.5, 0.6])
+    with (group / "seed-2" / "config.toml").open("a") as stream:
+        stream.write("[train]\nlr = 0.1\n")
+    with pytest.raises(RunError, match=r"differ by more than their seed: train\.lr"):
+        compare([group], bootstrap=200, seed=1)
+
+
+def test_runs_of_a_group_that_were_never_submitted_are_shown_as_new(tmp_path: Path) -> None:
+    write_members(tmp_path / "left", [Member(name="seed-1", seed=1, settings={})])
+    statuses, trouble = read_statuses([tmp_path / "left"])
+    assert [status.state for status in statuses] == ["new"]
+    assert trouble == ""
 
 
 def test_changed_test_data_is_refused(make_group: Group) -> None:

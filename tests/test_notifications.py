@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import small_config
+
+from medtuner.config import NotifySection
+from medtuner.notifications import deliver
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -77,6 +81,27 @@ def test_what_a_node_cannot_send_leaves_from_the_login_node(run_medtuner: Run, c
     again = run_medtuner("notify", environment={"MEDTUNER_NOTIFY": channel.url})
     assert again.stdout == "0 sent, 0 waiting\n"
     assert len(channel.messages) == 1
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr':DeprecationWarning")  # Apprise loads it
+def test_a_message_that_a_killed_process_took_is_put_back(tmp_path: Path, channel: Channel) -> None:
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    message = {"title": "t", "body": "b"}
+    for name, age in (
+        ("attempt-0-failed.json", 0),
+        (".attempt-1-failed.json.n1-7", 0),
+        (".attempt-2-failed.json.n1-8", 1000),
+    ):
+        (outbox / name).write_text(json.dumps(message))
+        os.utime(outbox / name, (time.time() - age, time.time() - age))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDTUNER_NOTIFY", channel.url)
+        assert deliver(tmp_path, NotifySection()) == (2, 0), "the one that is being sent elsewhere is left alone"
+    assert sorted(path.name for path in (outbox / "sent").iterdir()) == [
+        "attempt-0-failed.json",
+        "attempt-2-failed.json",
+    ]
 
 
 def test_a_bad_address_never_ends_a_run(run_medtuner: Run, config: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medtuner import slurm
-from medtuner.batch_script import JobScript, render
+from medtuner.batch_script import JobScript, Wheels, render
 from medtuner.config import SlurmSection, build_config, seconds_of
 from medtuner.distributed import first_host
 from medtuner.errors import ConfigError, MedtunerError
@@ -41,9 +41,14 @@ def test_the_scripts_are_those_that_were_read_and_approved(name: str) -> None:
             PROJECT, **GPU, mail="me@uni.example", setup=["module load cuda"], extra=["--exclusive"]
         ),
         "array": replace(script_of(PROJECT, max_running=4), members=["seed-1", "seed-2", "it's-3"]),
-        "venv": replace(script_of(PROJECT, environment="venv"), wheels=Path("/scratch/me/wheels/cp311-0123")),
+        "venv": replace(
+            script_of(PROJECT, environment="venv"),
+            wheels=Wheels(folder=Path("/scratch/me/wheels/cp311-0123"), python="/usr/bin/python3"),
+        ),
         "container": replace(
-            script_of(PROJECT, container="my image.sif", gpus_per_node=1), exports={"HF_HOME": "/scratch/me/hf"}
+            script_of(PROJECT, container="my image.sif", gpus_per_node=1),
+            exports={"HF_HOME": "/scratch/me/hf"},
+            binds=[PROJECT, Path("/scratch/me/hf")],
         ),
     }
     assert render(scripts[name]) == (GOLDEN / f"{name}.sh").read_text()
@@ -80,7 +85,7 @@ def test_hostile_folder_names_stay_words(name: str, tmp_path: Path) -> None:
     (run / "logs").mkdir(parents=True)
     words = run_script(script_of(workdir, python=str(tmp_path / "tools" / "python")), tmp_path)
     assert words[0] == str(workdir)
-    assert f"--output={run}/logs/attempt-0-rank-%t.out" in words
+    assert f"--output={str(run).replace('%', '%%')}/logs/attempt-0-rank-%t.out" in words
     assert words[words.index("train") + 1] == f"{run}/submitted/config.toml"
 
 
@@ -98,6 +103,7 @@ def test_hostile_names_stay_words_in_a_container(name: str, tmp_path: Path) -> N
     workdir = tmp_path / name
     (workdir / "runs" / "stage1" / "logs").mkdir(parents=True)
     job = script_of(workdir, python=str(tmp_path / "tools" / "python"), container=f"{name}.sif")
+    job = replace(job, binds=[workdir])
     words = run_script(job, tmp_path)
     assert words[words.index("apptainer") + 1] == "exec"
     assert words[words.index(f"{name}.sif") + 1] == "python3"
@@ -113,6 +119,11 @@ def test_directives_quote_what_sbatch_would_split() -> None:
     lines = render(script_of(Path("/a b/100%"), constraint="a100&nvlink")).splitlines()
     output = next(line for line in lines if "--output" in line)
     assert shlex.split(output)[1:] == ["--output=/a b/100%%/runs/stage1/logs/slurm-%j.out"]
+
+
+def test_a_path_that_apptainer_would_split_is_refused() -> None:
+    with pytest.raises(MedtunerError, match="Apptainer takes no path"):
+        render(replace(script_of(PROJECT, container="x.sif"), binds=[Path("/a:b")]))
 
 
 def test_a_container_brings_its_own_python() -> None:

@@ -17,6 +17,15 @@ from medtuner.config import SlurmSection, num_gpus
 from medtuner.errors import RunError
 
 _HOLD = '"${hold[@]}"'
+_CLEAN = 'clean() { "${on_each_node[@]}" bash "$code/medtuner/data/build_venv.sh" "$venv" < /dev/null; trap - EXIT; }'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheels:
+    """A folder of wheels, and the interpreter of which a node makes a virtual environment to put them in."""
+
+    folder: Path
+    python: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +35,8 @@ class JobScript:
     Every rank runs ``python -m medtuner *command``. With `settle` (a verb that gets a run's folder into order and says by
     its exit code what became of the run) the job takes part in the life of a run: one log an attempt, requeue after an
     orderly stop; `command` and `settle` then get the run's frozen configuration and its folder as their last argument.
-    `members` are runs below `folder`, each a task of a job array. `wheels` is what `slurm.environment = "venv"` installs.
+    `members` are runs below `folder`, each a task of a job array. `wheels` is what `slurm.environment = "venv"` installs;
+    `binds` is what a container must see.
     """
 
     name: str
@@ -40,7 +50,8 @@ class JobScript:
     num_tasks: int = 0
     members: Sequence[str] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
-    wheels: Path | None = None
+    wheels: Wheels | None = None
+    binds: Sequence[Path] = ()
 
 
 def render(job: JobScript) -> str:
@@ -49,9 +60,12 @@ def render(job: JobScript) -> str:
     Raises `RunError` when an option would break out of its line.
     """
     script = [*_head(job), *_attempt_log(), *_signals()]
+    ranks = _ranks(job)
     if job.wheels is not None:
-        script += _build_venv(job, job.wheels)
-    return "\n".join([*script, *_ranks(job), *(_settle(job) if job.settle else ['exit "$status"']), ""])
+        # A node without its environment runs no ranks; what became of the run is still told.
+        in_venv = ['python="$venv/bin/python"', *ranks]
+        ranks = [*_build_venv(job.wheels), 'if [ "$status" = 0 ]; then', *(f"    {line}" for line in in_venv), "fi"]
+    return "\n".join([*script, *ranks, *_end(job), ""])
 
 
 def _head(job: JobScript) -> list[str]:
@@ -66,6 +80,7 @@ def _head(job: JobScript) -> list[str]:
     lines += [
         'export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"',
         f"export OMP_NUM_THREADS={job.options.cpus_per_task}",
+        f"export SRUN_CPUS_PER_TASK={job.options.cpus_per_task}  # srun does not take it from sbatch since 22.05",
     ]
     return [*lines, *job.options.setup, ""]
 
@@ -76,6 +91,7 @@ def _attempt_log() -> list[str]:
         "attempt=0",
         'while [ -e "$logs/attempt-$attempt.out" ]; do attempt=$((attempt + 1)); done',
         'exec > "$logs/attempt-$attempt.out" 2>&1',
+        'patterns="${logs//%/%%}"  # srun reads % in names',
         'echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date)"',
         "",
     ]
@@ -92,29 +108,27 @@ def _signals() -> list[str]:
     ]
 
 
-def _build_venv(job: JobScript, wheels: Path) -> list[str]:
-    """Build the job's virtual environment on every node's own disk."""
+def _build_venv(wheels: Wheels) -> list[str]:
+    """Build the job's virtual environment on every node's own disk; status is 0 when all of them stand."""
+    words = f'"$code/medtuner/data/build_venv.sh" "$venv" {_quote(wheels.folder)} {_quote(wheels.python)}'
     return [
         "",
         "# Python for this job alone, on each node's own disk, from the wheels that `medtuner fetch` laid down.",
         'venv="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$SLURM_JOB_ID/venv"',
         'on_each_node=(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)',
-        'trap \'"${on_each_node[@]}" rm -rf "$venv" < /dev/null\' EXIT',
-        '"${on_each_node[@]}" --output="$logs/attempt-$attempt-venv-%t.out" \\',
-        f'    {_HOLD} bash "$code/medtuner/data/build_venv.sh" "$venv" {_quote(wheels)} {_quote(job.python)} < /dev/null &',
+        _CLEAN,
+        "trap clean EXIT",
+        '"${on_each_node[@]}" --output="$patterns/attempt-$attempt-venv-%t.out" \\',
+        f"    {_HOLD} bash {words} < /dev/null &",
         *_wait("building"),
-        'if [ "$status" != 0 ]; then',
-        '    echo "no virtual environment, see $logs/attempt-$attempt-venv-0.out"; exit "$status"',
-        "fi",
-        'python="$venv/bin/python"',
-        "",
+        'echo "environment built with $status, see $logs/attempt-$attempt-venv-0.out"',
     ]
 
 
 def _ranks(job: JobScript) -> list[str]:
     words = f"{_HOLD} {_container(job)} -m medtuner {shlex.join(job.command)}{_last(job, '/submitted/config.toml')}"
     return [
-        'srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \\',
+        'srun --kill-on-bad-exit=1 --output="$patterns/attempt-$attempt-rank-%t.out" \\',
         f"    {words} < /dev/null &",
         *_wait("ranks"),
         'echo "srun ended with $status, $(date)"',
@@ -139,19 +153,22 @@ def _container(job: JobScript) -> str:
     if not options.container:
         return '"$python"'
     command = ["apptainer", "exec", *(["--nv"] if num_gpus(options.gpus_per_node) else [])]
-    # Image and folders stand in the words before the quotes that bash itself fills in.
-    bound = [str(job.workdir), str(job.folder), *(job.exports.values())]
-    for folder in dict.fromkeys(bound):
-        command += ["--bind", folder]
-    return f'{shlex.join(command)} --bind "$code" {_quote(options.container)} python3'
+    for path in job.binds:
+        if set(str(path)) & set(":,"):
+            raise RunError(f"{path}: Apptainer takes no path with ':' or ',' into a container. Rename the folder.")
+        command += ["--bind", str(path)]
+    return shlex.join([*command, options.container, "python3"])
 
 
-def _settle(job: JobScript) -> list[str]:
+def _end(job: JobScript) -> list[str]:
+    if not job.settle:
+        return ['exit "$status"']
     own_id = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     return [
         "",
         "# The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.",
         f'"$python" -m medtuner {job.settle} "$run" --code "$status" --log "$logs/attempt-$attempt-rank-0.out"; status=$?',
+        *(["clean"] if job.wheels is not None else []),
         'if [ "$status" = 75 ]; then',
         f"    scontrol requeue {own_id} && exit 3",
         '    echo "Slurm refused the requeue (it may be requeueing already)."; exit 3',

@@ -14,7 +14,7 @@ _VARIABLES = ("MEDTUNER_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 def cache_folder() -> Path:
     """Return the folder that medtuner's own cache is in."""
     if own := os.environ.get("MEDTUNER_CACHE"):
-        return Path(own)
+        return _expand(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medtuner"
 
 
@@ -26,4 +26,8 @@ def place_hub_cache() -> None:
 
 def cache_variables() -> dict[str, str]:
     """Return the variables that say where the caches are, as absolute paths, for a job to find them again."""
-    return {name: str(Path(os.environ[name]).absolute()) for name in _VARIABLES if os.environ.get(name)}
+    return {name: str(_expand(os.environ[name])) for name in _VARIABLES if os.environ.get(name)}
+
+
+def _expand(path: str) -> Path:
+    return Path(path).expanduser().absolute()

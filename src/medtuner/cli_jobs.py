@@ -106,8 +106,8 @@ def _submit_group(
             typer.echo(f"{what}: {len(names)}")
     if outcome.left:
         typer.echo(
-            f"left out: {len(outcome.left)}, since the cluster lets you have no more jobs at once; give the same command "
-            f"again when some have ended ({', '.join(outcome.left)})"
+            f"left out: {len(outcome.left)} ({', '.join(outcome.left)}): {outcome.why_left}. Give the same command again "
+            "when some have ended."
         )
     typer.echo(f"medtuner status {folder}\nmedtuner report {folder}")
 

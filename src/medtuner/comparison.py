@@ -28,9 +28,10 @@ from medtuner.groups import is_group, read_members, run_label
 from medtuner.labels import choose_label_space
 from medtuner.ledger import Ledger
 from medtuner.metrics import FloatArray, count_matches, draw_f1
-from medtuner.runs import is_finished, read_json
+from medtuner.runs import differences, is_finished, read_json
 
 _AVERAGES = ("micro", "macro")
+_FEW_SEEDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,12 @@ def compare(folders: Sequence[Path], *, bootstrap: int, seed: int) -> dict[str, 
             for row, draws in zip(rows[1:], others, strict=True)
             for average in _AVERAGES
         ]
-        if any(len(system.runs) == 1 for system in systems):
-            notes.append("a system with one seed: how much trainings differ is not in its interval and p-value.")
+        few = sorted({len(system.runs) for system in systems if len(system.runs) < _FEW_SEEDS})
+        if few:
+            notes.append(
+                f"systems with {' and '.join(map(str, few))} seed{'s' * (few != [1])}: how much trainings differ is "
+                f"{'not' if few[0] == 1 else 'roughly'} in the interval and p-value; {_FEW_SEEDS} seeds or more tell it."
+            )
     protocol = {"bootstrap": bootstrap, "seed": seed, "units": "test documents, paired; seeds within each system"}
     return {"systems": rows, "comparisons": comparisons, "protocol": protocol, "notes": notes}
 
@@ -81,8 +86,20 @@ def _find_systems(folder: Path, notes: list[str]) -> Iterator[_System]:
     # A group grows by later submissions, so equal settings need not stand together.
     for variant, runs in groupby(sorted(members), key=lambda member: member[0]):
         kept = [run for _, run in runs if run not in waiting]
+        _refuse_mixture(kept)
         if kept:
             yield _System(name=f"{folder.name} {variant}".strip(), runs=kept)
+
+
+def _refuse_mixture(runs: Sequence[Path]) -> None:
+    """Raise `RunError` when runs of one system differ by more than their seed."""
+    configs = [load_config(run / "config.toml") for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        differing = [
+            difference for difference in differences(configs[0], config) if not difference.startswith("run.seed ")
+        ]
+        if differing:
+            raise RunError(f"{run} and {runs[0]} differ by more than their seed: {'; '.join(differing)}.")
 
 
 def _summarise(system: _System) -> dict[str, Any]:
@@ -170,8 +187,15 @@ def _test(
 
 
 def _mean_over_seeds(draws: FloatArray, generator: np.random.Generator) -> FloatArray:
-    """Return [draws]: in each draw the mean over seeds drawn with replacement, from [seeds, draws]."""
+    """Return [draws]: in each draw the mean over seeds drawn with replacement, from [seeds, draws].
+
+    Resampling S values gives (S-1)/S of the variance of their mean, so what the seeds add is widened by sqrt(S/(S-1)).
+    """
     seeds, count = draws.shape
+    every: FloatArray = draws.mean(axis=0)
+    if seeds == 1:
+        return every
     chosen = generator.integers(seeds, size=(seeds, count))
     mean: FloatArray = np.take_along_axis(draws, chosen, axis=0).mean(axis=0)
-    return mean
+    widened: FloatArray = every + np.sqrt(seeds / (seeds - 1)) * (mean - every)
+    return widened

@@ -6,6 +6,7 @@ Everything goes into the caches that `medtuner.caches` describes. Files of the h
 states for them (SHA-256 for large files, git's blob id for the rest), so a cut download is found here and not in a job.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 from medtuner.config import Config, DataSection
 from medtuner.corpora import load_splits
 from medtuner.corpora.hub import hub_dataset
-from medtuner.errors import ModelError, RunError
+from medtuner.errors import RunError
 from medtuner.models import find_encoder
 from medtuner.runs import sha256_file
 from medtuner.wheels import download_wheels
@@ -30,7 +31,9 @@ def fetch(config: Config) -> Iterator[str]:
     yield f"encoder: {_fetch_encoder(config.model.encoder)}"
     splits = load_splits(config.data)
     for name in sorted(_hub_datasets(config.data)):
-        yield f"dataset {name}: {_verify(name, 'dataset')}"
+        with _explained(f"hub:{name}"):
+            verified = _verify(name, "dataset")
+        yield f"dataset {name}: {verified}"
     for name, corpus in splits.named().items():
         yield f"{name}: {len(corpus.documents):,} documents ({corpus.source})"
     if config.slurm.environment == "venv":
@@ -48,19 +51,28 @@ def _fetch_encoder(name: str) -> str:
     if Path(location).is_dir():
         return f"{location} (on this disk)"
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    try:
+    with _explained(f"model.encoder = {name!r}"):
         files = HfApi().list_repo_files(location)
         weights = _WEIGHTS if "model.safetensors" in files or _WEIGHTS[1] in files else _OLD_WEIGHTS
         snapshot_download(location, allow_patterns=[*_FILES, *weights])
         return f"{location}: {_verify(location, 'model')}"
-    except HFValidationError as error:
-        raise ModelError(f"model.encoder = {name!r} is neither a folder here nor a hub id: {error}") from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(
-            f"model.encoder = {name!r}: cannot be fetched: {str(error).splitlines()[0]} Is the id right, and does this "
-            "machine reach the hub (HF_ENDPOINT, HF_HUB_OFFLINE, proxy)? A gated model needs HF_TOKEN."
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what the hub's library raises, of which some comes from its HTTP library, into one message."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError) and library not in ("huggingface_hub", "httpx", "httpx2", "requests"):
+            raise
+        raise RunError(
+            f"{what}: cannot be fetched: {(str(error).splitlines() or [library])[0]} Is the id right (owner/name), and does "
+            "this machine reach the hub (HF_ENDPOINT, HF_HUB_OFFLINE, proxy)? A gated model needs HF_TOKEN."
         ) from None
 
 
@@ -78,7 +90,7 @@ def _verify(name: str, repo_type: RepoType) -> str:
         path = Path(found)
         wanted = file.lfs.sha256 if file.lfs else file.blob_id
         if wanted and wanted != (sha256_file(path) if file.lfs else _git_blob_id(path)):
-            raise RunError(f"{path}: its content is not what the hub has. Remove the file and fetch again.")
+            raise RunError(f"{path.resolve()}: its content is not what the hub has. Remove the file and fetch again.")
         count, size = count + 1, size + path.stat().st_size
     if not count:
         raise RunError(f"{name}: no file of revision {info.sha} came into the cache. Fetch again.")

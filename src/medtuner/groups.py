@@ -50,16 +50,20 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, list[str]]:
     sweeps: dict[str, list[str]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
+        key = key.strip()
         words = [value.strip() for value in values.split(",")]
         if not equals or not all(words) or len(set(words)) < len(words):
             raise ConfigError(
                 f"--sweep {text}: write it as section.key=value,value with different values, for example "
                 "--sweep train.lr=1e-4,5e-4."
             )
-        if key in ("run.seed", "run.name", "run.output") or key in sweeps:
-            raise ConfigError(
-                f"--sweep {text}: {'use --seeds' if key == 'run.seed' else f'{key} cannot be swept here'}."
+        if key == "run.seed":
+            raise ConfigError(f"--sweep {text}: use --seeds.")
+        if key in sweeps or key.partition(".")[0] in ("run", "slurm", "notify"):
+            why = (
+                "it stands twice" if key in sweeps else "one array has one job script; only what a run learns can vary"
             )
+            raise ConfigError(f"--sweep {text}: {key} cannot be swept: {why}.")
         sweeps[key] = words
     return sweeps
 

@@ -41,7 +41,7 @@ class Status:
     goodput: float | None
 
 
-ENDED = ("finished", "failed", "interrupted", "vanished")
+ENDED = ("finished", "failed", "interrupted", "vanished", "new")  # new: nothing is under way for it
 
 
 def find_runs(output: Path) -> list[Path]:
@@ -70,13 +70,13 @@ def _send_waiting(folder: Path) -> str:
     """Let the messages leave that a node without internet has spooled."""
     try:
         deliver(folder)
-    except MedtunerError as error:
+    except (MedtunerError, OSError) as error:
         return str(error)
     return ""
 
 
 def _read_status(folder: Path, job: str, queue: Mapping[str, slurm.QueuedJob] | None) -> Status:
-    if not (folder / "config.toml").exists():
+    if not (folder / "config.toml").exists() and not is_group(folder.parent):
         raise RunError(
             f"{folder}: no run here (no config.toml). Runs stand in the folder run.output names, as runs/stage1."
         )
@@ -127,6 +127,7 @@ def _judge(folder: Path, job: str, queue: Mapping[str, slurm.QueuedJob] | None) 
 
 def find_logs(folder: Path, *, attempt: int | None, rank: int) -> list[Path]:
     """Return the log files of an attempt (the last one by default): the batch script's, then the rank's."""
+    _refuse_group(folder)
     logs = folder / "logs"
     numbers = sorted(int(path.stem.split("-")[1]) for path in logs.glob("attempt-*.out") if path.stem.count("-") == 1)
     if not numbers:
@@ -150,6 +151,7 @@ def find_logs(folder: Path, *, attempt: int | None, rank: int) -> list[Path]:
 
 def follow(folder: Path, *, rank: int) -> Iterator[str]:
     """Yield what is written to the newest attempt's logs until the run's job is out of the queue."""
+    _refuse_group(folder)
     read: dict[Path, int] = {}
     while True:
         alive = read_statuses([folder])[0][0].state in ("pending", "running", "completing", "unknown", "configuring")
@@ -167,20 +169,19 @@ def follow(folder: Path, *, rank: int) -> Iterator[str]:
         time.sleep(_FOLLOW_EVERY_S)
 
 
+def _refuse_group(folder: Path) -> None:
+    if is_group(folder):
+        names = ", ".join(run.name for run in expand_groups([folder]))
+        raise RunError(f"{folder} is a group; name one of its runs: {names}.")
+
+
 def cancel_runs(folder: Path) -> list[str]:
     """Cancel the job of a run, or of every run of a group that is in the queue; return their ids."""
-    if not is_group(folder):
-        return [_cancel_run(folder, slurm.queue_states())]
+    jobs = [read_job(run) for run in expand_groups([folder])]
     queue = slurm.queue_states()
-    queued = [run for run in expand_groups([folder]) if read_job(run) in queue]
+    queued = [job for job in jobs if job in queue]
     if not queued:
-        raise RunError(f"{folder}: none of its runs is in the queue.")
-    return [_cancel_run(run, queue) for run in queued]
-
-
-def _cancel_run(folder: Path, queue: Mapping[str, slurm.QueuedJob]) -> str:
-    job = read_job(folder)
-    if not job or job not in queue:
-        raise RunError(f"{folder}: {f'its job {job} is not in the queue' if job else 'no job was submitted for it'}.")
-    slurm.cancel(job)
-    return job
+        known = f"its job {jobs[0]} is not in the queue" if any(jobs) else "no job was submitted for it"
+        raise RunError(f"{folder}: {'none of its runs is in the queue' if is_group(folder) else known}.")
+    slurm.cancel(queued)
+    return queued

@@ -10,12 +10,15 @@ stays in the environment and is never written. A message holds figures and paths
 
 import os
 import socket
+import time
 from pathlib import Path
 
 from medtuner.attempts import AttemptLog, goodput
 from medtuner.config import Event, NotifySection, load_config
 from medtuner.errors import MedtunerError
 from medtuner.runs import read_json, timestamp, write_json
+
+_TAKEN_S = 600
 
 
 def announce(folder: Path, options: NotifySection, event: Event) -> str:
@@ -25,15 +28,15 @@ def announce(folder: Path, options: NotifySection, event: Event) -> str:
     """
     if event not in options.on or not os.environ.get(options.url_env):
         return ""
-    rows = AttemptLog(folder).rows()
-    name = f"attempt-{rows[-1].attempt if rows else 0}-{event}.json"
     outbox = folder / "outbox"
-    if not (outbox / name).exists() and not (outbox / "sent" / name).exists():
-        write_json(outbox / name, compose(folder, event) | {"time": timestamp()})
     try:
-        _, waiting = deliver(folder)
-    except MedtunerError as error:
-        return str(error)
+        rows = AttemptLog(folder).rows()
+        name = f"attempt-{rows[-1].attempt if rows else 0}-{event}.json"
+        if not any(outbox.rglob(f"*{name}*")):
+            write_json(outbox / name, compose(folder, event) | {"time": timestamp()})
+        _, waiting = deliver(folder, options)
+    except (MedtunerError, OSError) as error:
+        return f"no message sent: {error}"
     return f"a message waits in {outbox}; `medtuner notify` sends it where there is internet" if waiting else ""
 
 
@@ -56,21 +59,43 @@ def compose(folder: Path, event: str) -> dict[str, str]:
     return {"title": f"medtuner: {folder.name} {event}", "body": "\n".join(lines)}
 
 
-def deliver(folder: Path) -> tuple[int, int]:
+def deliver(folder: Path, options: NotifySection | None = None) -> tuple[int, int]:
     """Send what waits in a run's outbox; return how many messages left and how many stay."""
-    waiting = sorted((folder / "outbox").glob("*.json"))
-    if not waiting:
+    outbox = folder / "outbox"
+    if not outbox.exists():
         return 0, 0
-    url = os.environ.get(load_config(folder / "config.toml").notify.url_env, "")
+    _put_back(outbox)
+    waiting = sorted(outbox.glob("attempt-*.json"))
+    url = os.environ.get((options or _options(folder)).url_env, "")
     sent = 0
     for path in waiting if url else []:
-        message = read_json(path)
+        taken = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+        try:
+            path.rename(taken)  # of two processes that see a message one takes it
+        except FileNotFoundError:
+            continue
+        os.utime(taken)
+        message = read_json(taken)
         if not send(url, title=message["title"], body=message["body"]):
+            taken.rename(path)
             break
-        (path.parent / "sent").mkdir(exist_ok=True)
-        path.replace(path.parent / "sent" / path.name)
+        (outbox / "sent").mkdir(exist_ok=True)
+        taken.rename(outbox / "sent" / path.name)
         sent += 1
-    return sent, len(waiting) - sent
+    return sent, len(list(outbox.glob("attempt-*.json")))
+
+
+def _options(folder: Path) -> NotifySection:
+    """Return what the run's last submission says of messages, or the run itself."""
+    submitted = folder / "submitted" / "config.toml"
+    return load_config(submitted if submitted.exists() else folder / "config.toml").notify
+
+
+def _put_back(outbox: Path) -> None:
+    """Put messages back that a process took and, being killed, never sent."""
+    for taken in outbox.glob(".attempt-*.json.*"):
+        if time.time() - taken.stat().st_mtime > _TAKEN_S:
+            taken.rename(outbox / f"{taken.name[1:].partition('.json')[0]}.json")
 
 
 def send(url: str, *, title: str, body: str) -> bool:

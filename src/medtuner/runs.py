@@ -137,16 +137,16 @@ def claim(folder: Path, config: Config, *, data_sha256: str | None, encoder: str
         ):
             raise RunError(f"{folder} holds files but no config.toml of a run. Choose another run.name or run.output.")
         write_text(saved_config, config_to_toml(config))
-    differences = _differences(load_config(saved_config), config)
-    if not differences and not saved_environment.exists():
+    found = differences(load_config(saved_config), config)
+    if not found and not saved_environment.exists():
         if data_sha256 is not None:
             write_json(saved_environment, environment(data_sha256, encoder) | {"precision": precision})
         return "new"
     if data_sha256 and saved_environment.exists() and read_json(saved_environment).get("data_sha256") != data_sha256:
-        differences.append("the content of the data files")
-    if differences:
+        found.append("the content of the data files")
+    if found:
         raise RunError(
-            f"{folder} holds another run. It differs in: {'; '.join(differences)}. Choose another run.name, or remove "
+            f"{folder} holds another run. It differs in: {'; '.join(found)}. Choose another run.name, or remove "
             "the folder to begin anew."
         )
     return "finished" if is_finished(folder) else "resumable"
@@ -158,7 +158,8 @@ def stored_precision(folder: Path) -> str:
     return str(read_json(path).get("precision", "")) if path.exists() else ""
 
 
-def _differences(old: Config, new: Config) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
+    """Return the keys in which two configurations describe different runs, each with both values."""
     before, now = flatten(old), flatten(new)
     names = [name for name in now if name.partition(".")[0] in _IDENTITY_SECTIONS or name == "run.seed"]
     names = [name for name in names if name not in _CHANGES_NOTHING]

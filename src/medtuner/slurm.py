@@ -127,11 +127,11 @@ def _parse_time(text: str) -> float | None:
         return None
 
 
-def cancel(job_id: str) -> None:
-    """Ask Slurm to end a job; its ranks are told to save first."""
-    done = _run(["scancel", job_id])
-    if done.returncode:
-        raise SlurmError(f"scancel {job_id}: {done.stderr.strip()}")
+def cancel(job_ids: Sequence[str]) -> None:
+    """Ask Slurm to end jobs; their ranks are told to save first. One that has ended meanwhile is no error."""
+    done = _run(["scancel", *job_ids])
+    if done.returncode and not set(job_ids).isdisjoint(queue_states()):
+        raise SlurmError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
 
 
 def current_job() -> Job:

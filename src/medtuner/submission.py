@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from medtuner import slurm
-from medtuner.attempts import AttemptLog, count_stalled
-from medtuner.batch_script import JobScript, render
+from medtuner.attempts import Attempt, AttemptLog, count_stalled
+from medtuner.batch_script import JobScript, Wheels, render
 from medtuner.caches import cache_variables
 from medtuner.config import Config, Event, SlurmSection, config_to_toml
 from medtuner.errors import RunError
@@ -53,12 +53,13 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedGroup:
-    """What became of each run of a group: submitted (by job), finished or queued already, or left out by a limit."""
+    """What became of each run of a group: submitted (by job), finished or queued already, or left out, and why."""
 
     jobs: Mapping[str, Sequence[str]]
     finished: Sequence[str]
     queued: Sequence[str]
     left: Sequence[str]
+    why_left: str
 
 
 def _job_script(command: Sequence[str], *, name: str, options: SlurmSection, folder: Path, kept: Path) -> JobScript:
@@ -67,17 +68,28 @@ def _job_script(command: Sequence[str], *, name: str, options: SlurmSection, fol
         options=options,
         workdir=Path.cwd(),
         folder=folder.resolve(),
-        python=_job_python(options),
+        python=sys.executable,
         command=command,
         code=kept.resolve() / "code",
         exports=cache_variables(),
-        wheels=wheel_folder().absolute() if options.environment == "venv" else None,
+        wheels=_job_wheels() if options.environment == "venv" else None,
+        binds=_unique([Path.cwd(), folder.resolve(), kept.resolve(), *map(Path, cache_variables().values())]),
     )
 
 
-def _job_python(options: SlurmSection) -> str:
-    """Return the interpreter of the job: this one, or the one that a virtual environment on the node is built with."""
-    return str(getattr(sys, "_base_executable", sys.executable)) if options.environment == "venv" else sys.executable
+def _job_wheels() -> Wheels:
+    return Wheels(folder=wheel_folder().absolute(), python=str(getattr(sys, "_base_executable", sys.executable)))
+
+
+def _unique(paths: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(paths))
+
+
+def _own_files(config: Config) -> list[Path]:
+    """Return the files and folders that a configuration names and that lie here, as absolute paths."""
+    data, model = config.data, config.model
+    named = [Path(name) for name in (data.train, data.dev, data.test, model.encoder, model.init_from) if name]
+    return [path.resolve() for path in named if path.exists()]
 
 
 def training_script(config: Config, *, members: Sequence[str] = (), kept: Path | None = None) -> JobScript:
@@ -86,7 +98,8 @@ def training_script(config: Config, *, members: Sequence[str] = (), kept: Path |
     script = _job_script(
         ["train"], name=config.run.name, options=config.slurm, folder=folder, kept=kept or folder / "submitted"
     )
-    return replace(script, settle="settle", members=members)
+    binds = _unique([*script.binds, *_own_files(config)])
+    return replace(script, settle="settle", members=members, binds=binds)
 
 
 def submit_training(config: Config) -> Submitted:
@@ -127,28 +140,39 @@ def submit_group(config: Config, runs: Sequence[tuple[Member, Config]]) -> Submi
     Raises what `submit_training` raises. What a limit on submitted jobs leaves out is named, to be submitted later.
     """
     group = run_folder(config)
+    for member, own in runs:
+        if (group / member.name / "config.toml").exists():
+            claim(group / member.name, own, data_sha256=None)
     queue = slurm.queue_states()
     finished = [member.name for member, _ in runs if is_finished(group / member.name)]
     queued = [member.name for member, _ in runs if read_job(group / member.name) in queue]
     missing = [(member, own) for member, own in runs if member.name not in {*finished, *queued}]
     room = slurm.room_in_queue(len(queue), account=config.slurm.account, qos=config.slurm.qos)
     accepted = missing if room is None else missing[:room]
+    why_left = "the cluster lets you have no more jobs at once"
     jobs: dict[str, Sequence[str]] = {}
     for chunk in chunks(accepted, slurm.max_array_size()):
         kept = _next_submission(group)
         names = [member.name for member, _ in chunk]
         script = render(training_script(config, members=names, kept=kept))
-        slurm.test_submission(script, workdir=Path.cwd())
-        for member, own in chunk:
-            _prepare_run(group / member.name, own)
-        write_members(group, [member for member, _ in runs])
-        (group / "logs").mkdir(exist_ok=True)
-        job_id = _send(script, kept).job_id
+        try:
+            slurm.test_submission(script, workdir=Path.cwd())
+            write_members(group, [member for member, _ in runs])
+            for member, own in chunk:
+                _prepare_run(group / member.name, own)
+            (group / "logs").mkdir(exist_ok=True)
+            job_id = _send(script, kept).job_id
+        except slurm.SlurmError as error:
+            if not jobs:
+                raise
+            why_left = str(error)
+            break
         for index, name in enumerate(names):
             _note_job(group / name, f"{job_id}_{index}")
         jobs[job_id] = names
-    left = [member.name for member, _ in missing[len(accepted) :]]
-    return SubmittedGroup(jobs=jobs, finished=finished, queued=queued, left=left)
+    write_members(group, [member for member, _ in runs])
+    left = [member.name for member, _ in missing[sum(map(len, jobs.values())) :]]
+    return SubmittedGroup(jobs=jobs, finished=finished, queued=queued, left=left, why_left=why_left if left else "")
 
 
 def chunks(rows: Sequence[T], size: int) -> list[Sequence[T]]:
@@ -179,7 +203,9 @@ def submit_command(job: JobScript, *, folder: Path) -> Submitted:
 
 
 def _send(script: str, kept: Path) -> Submitted:
-    """Freeze the code, keep the script and submit it."""
+    """Freeze the code, keep the script and submit it; caches that a container binds must exist."""
+    for cache in cache_variables().values():
+        Path(cache).mkdir(parents=True, exist_ok=True)
     freeze(kept / "code")
     write_text(kept / "job.sh", script)
     return Submitted(job_id=slurm.submit(script, workdir=Path.cwd()), script=script)
@@ -216,6 +242,14 @@ def settle(folder: Path, config: Config, *, code: int, log: Path) -> tuple[int, 
     return exit_code, f"{sentence}\n{trouble}".strip()
 
 
+def _tell_failure(folder: Path, attempt: Attempt, reason: str) -> None:
+    """Write a failed run's manifest, unless the attempt itself has done so and knows more."""
+    path = folder / "manifest.json"
+    told = read_json(path) if path.exists() else {"state": "", "time": ""}
+    if told["state"] != "failed" or told["time"] < attempt.start:
+        write_manifest(folder, state="failed", reason=reason)
+
+
 def _settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tuple[int, str]:
     """Bring a run's story in order after its ranks have ended; return the job's exit code and a sentence for the log.
 
@@ -240,6 +274,7 @@ def _settle(folder: Path, options: SlurmSection, *, code: int, log: Path) -> tup
     orderly = rows[-1].reason in ("preempted", "deadline", "signal")
     killed = code > 128 and rows[-1].last_step > rows[-1].first_step
     if not (orderly or killed):
+        _tell_failure(folder, rows[-1], f"ended with {code}; see {log}")
         return code or 1, f"ended with {code}; not requeued"
     if (state := slurm.job_state()) != "RUNNING":
         return INTERRUPTED, f"saved; the job is {state.lower()}, so Slurm itself decides whether it runs again"

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from medtuner.caches import cache_folder
 from medtuner.errors import RunError
-from medtuner.runs import sha256_file, write_text
+from medtuner.runs import sha256_file, write_folder, write_text
 
 _OWN = "medtuner"
 _NOT_FOR_JOBS = ("dev",)
@@ -79,6 +79,12 @@ def download_wheels() -> Path:
     folder = wheel_folder()
     if has_wheels(folder):
         return folder
+    write_folder(folder, _download)
+    return folder
+
+
+def _download(folder: Path) -> None:
+    """Fill an empty folder: what lay there before, perhaps damaged, is not trusted."""
     write_text(folder / "requirements.txt", "".join(f"{pin}\n" for pin in pinned_requirements()))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(folder), "--requirement", str(folder / "requirements.txt"), "pip"]
@@ -91,4 +97,3 @@ def download_wheels() -> Path:
         )
     files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
     write_text(folder / "SHA256SUMS", "".join(f"{sha256_file(path)}  {path.name}\n" for path in files))
-    return folder

@@ -24,11 +24,13 @@ python=/env/bin/python
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK=1  # srun does not take it from sbatch since 22.05
 
 # One log for every attempt: a requeue would write over it.
 attempt=0
 while [ -e "$logs/attempt-$attempt.out" ]; do attempt=$((attempt + 1)); done
 exec > "$logs/attempt-$attempt.out" 2>&1
+patterns="${logs//%/%%}"  # srun reads % in names
 echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date)"
 
 # Signals wait until Python listens; where env cannot hold them back they are heard a moment later.
@@ -37,7 +39,7 @@ env --block-signal=USR1,USR2,TERM true 2> /dev/null && hold=(env --block-signal=
 
 # Slurm signals the ranks itself. This script outlives the signal and waits until all of them have saved.
 trap : TERM USR1 USR2
-srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \
+srun --kill-on-bad-exit=1 --output="$patterns/attempt-$attempt-rank-%t.out" \
     "${hold[@]}" "$python" -m medtuner train "$run/submitted/config.toml" < /dev/null &
 ranks=$!
 wait "$ranks"; status=$?

@@ -17,11 +17,13 @@ python=/env/bin/python
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 export PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK=1  # srun does not take it from sbatch since 22.05
 
 # One log for every attempt: a requeue would write over it.
 attempt=0
 while [ -e "$logs/attempt-$attempt.out" ]; do attempt=$((attempt + 1)); done
 exec > "$logs/attempt-$attempt.out" 2>&1
+patterns="${logs//%/%%}"  # srun reads % in names
 echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date)"
 
 # Signals wait until Python listens; where env cannot hold them back they are heard a moment later.
@@ -34,26 +36,27 @@ trap : TERM USR1 USR2
 # Python for this job alone, on each node's own disk, from the wheels that `medtuner fetch` laid down.
 venv="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$SLURM_JOB_ID/venv"
 on_each_node=(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
-trap '"${on_each_node[@]}" rm -rf "$venv" < /dev/null' EXIT
-"${on_each_node[@]}" --output="$logs/attempt-$attempt-venv-%t.out" \
-    "${hold[@]}" bash "$code/medtuner/data/build_venv.sh" "$venv" /scratch/me/wheels/cp311-0123 /env/bin/python < /dev/null &
+clean() { "${on_each_node[@]}" bash "$code/medtuner/data/build_venv.sh" "$venv" < /dev/null; trap - EXIT; }
+trap clean EXIT
+"${on_each_node[@]}" --output="$patterns/attempt-$attempt-venv-%t.out" \
+    "${hold[@]}" bash "$code/medtuner/data/build_venv.sh" "$venv" /scratch/me/wheels/cp311-0123 /usr/bin/python3 < /dev/null &
 building=$!
 wait "$building"; status=$?
 while kill -0 "$building" 2> /dev/null; do wait "$building"; status=$?; done
-if [ "$status" != 0 ]; then
-    echo "no virtual environment, see $logs/attempt-$attempt-venv-0.out"; exit "$status"
+echo "environment built with $status, see $logs/attempt-$attempt-venv-0.out"
+if [ "$status" = 0 ]; then
+    python="$venv/bin/python"
+    srun --kill-on-bad-exit=1 --output="$patterns/attempt-$attempt-rank-%t.out" \
+        "${hold[@]}" "$python" -m medtuner train "$run/submitted/config.toml" < /dev/null &
+    ranks=$!
+    wait "$ranks"; status=$?
+    while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; status=$?; done
+    echo "srun ended with $status, $(date)"
 fi
-python="$venv/bin/python"
-
-srun --kill-on-bad-exit=1 --output="$logs/attempt-$attempt-rank-%t.out" \
-    "${hold[@]}" "$python" -m medtuner train "$run/submitted/config.toml" < /dev/null &
-ranks=$!
-wait "$ranks"; status=$?
-while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; status=$?; done
-echo "srun ended with $status, $(date)"
 
 # The run folder says what became of the run, not the exit code. 75: stopped after saving, to be requeued.
 "$python" -m medtuner settle "$run" --code "$status" --log "$logs/attempt-$attempt-rank-0.out"; status=$?
+clean
 if [ "$status" = 75 ]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}" && exit 3
     echo "Slurm refused the requeue (it may be requeueing already)."; exit 3

@@ -1,10 +1,23 @@
 #!/bin/bash
-# Usage: build_venv.sh VENV WHEELS PYTHON
-# Builds the virtual environment VENV with PYTHON from the folder WHEELS that `medtuner fetch` filled: no network, every
-# file verified by its hash, `pip` run from its own wheel (Python may come without ensurepip).
+# Usage: build_venv.sh VENV WHEELS PYTHON     builds the virtual environment VENV
+#        build_venv.sh VENV                   removes it
+# It is built with PYTHON from the folder WHEELS that `medtuner fetch` filled: no network, every file verified by its hash,
+# `pip` run from its own wheel (Python may come without ensurepip).
 set -eu
-venv=$1 wheels=$2 python=$3
-mkdir -p "$(dirname "$venv")"
+venv=$1
+folder=$(dirname "$venv")
+if [ $# = 1 ]; then
+    rm -rf "$venv" "$venv.lock"
+    rmdir "$folder" 2> /dev/null || true
+    exit 0
+fi
+wheels=$2 python=$3
+# Names in a shared /tmp can be foretold: what another user laid there is not run.
+mkdir -m 700 -p "$folder"
+if [ -L "$folder" ] || [ ! -O "$folder" ]; then
+    echo "$folder is another user's" >&2
+    exit 2
+fi
 # Two tasks that share this disk take turns; the second finds the work done. flock is reliable on local disks.
 exec 9> "$venv.lock"
 flock 9
@@ -16,7 +29,8 @@ rm -rf "$venv"
     exit 2
 }
 "$python" -m venv --without-pip "$venv"
-"$venv/bin/python" "$wheels"/pip-*.whl/pip install --quiet --no-index --no-deps --find-links "$wheels" \
+pip=$(echo "$wheels"/pip-*.whl)  # Python runs a wheel as it runs a zip file
+"$venv/bin/python" "$pip/pip" install --isolated --quiet --no-index --no-deps --find-links "$wheels" \
     --requirement "$wheels/requirements.txt"
 touch "$venv/ready"
 echo "$venv: $(wc -l < "$wheels/requirements.txt") packages from $wheels"
