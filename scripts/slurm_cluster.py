@@ -54,6 +54,10 @@ def main() -> None:
             status(root)
     except CannotRun as reason:
         print(f"slurm_cluster: {reason}", file=sys.stderr)
+        if arguments.action == "up":
+            for log in sorted(root.glob("log/*.log")):
+                print(f"{log}: {''.join(log.read_text().splitlines(keepends=True)[-3:])}", file=sys.stderr)
+            down(root)
         sys.exit(CANNOT)
 
 
@@ -188,7 +192,10 @@ def write_configuration(root: Path, *, accounting: bool, kill_wait: int) -> None
     if accounting:
         port = (root / "slurmdbd.port").read_text()
         storage = "AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
-        storage += f"AccountingStoragePort={port}\nAccountingStorageUser=root"
+        storage += (
+            f"AccountingStoragePort={port}\nAccountingStorageUser=root\nAccountingStoragePass={root}/munge/munge.socket"
+        )
+        storage += "\nAccountingStorageEnforce=associations,limits,qos"
     (root / "slurm.conf").write_text(
         f"""ClusterName=medtuner
 SlurmctldHost={host}(127.0.0.1)

@@ -220,7 +220,7 @@ def test_limits_of_accounting_leave_runs_out_and_unknown_accounts_are_refused(ac
         assert done.returncode == 0, done.stdout + done.stderr
     refused = cluster.medtuner("submit", "train", cluster.config.name, *cluster.set_keys("x", "slurm.account=nobody"))
     assert refused.returncode == 2
-    assert "slurm.account" in words(refused), words(refused)
+    assert "Your accounts: lab, root. Set slurm.account" in words(refused)
     keys = cluster.set_keys("many", "slurm.account=lab", "slurm.tasks_per_node=1", "train.epochs=1")
     command = ("submit", "train", cluster.config.name, *keys, "--seeds", "1-5")
     first = cluster.medtuner(*command)

@@ -71,7 +71,7 @@ def _explained(what: str) -> Iterator[None]:
         if not isinstance(error, OSError) and library not in ("huggingface_hub", "httpx", "httpx2", "requests"):
             raise
         raise RunError(
-            f"{what}: cannot be fetched: {(str(error).splitlines() or [library])[0]} Is the id right (owner/name), and does "
+            f"{what}: cannot be fetched: {(str(error).splitlines() or [library])[0]} Is the id right, and does "
             "this machine reach the hub (HF_ENDPOINT, HF_HUB_OFFLINE, proxy)? A gated model needs HF_TOKEN."
         ) from None
 

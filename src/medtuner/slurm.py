@@ -63,10 +63,12 @@ def _call(command: Sequence[str], *, workdir: Path, text: str) -> str:
 
 
 def _advice(said: str) -> str:
+    if "account" in said:
+        yours = _table(["sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=account"])
+        names = ", ".join(sorted({row[0] for row in yours})) or "none that sacctmgr shows"
+        return f"\nYour accounts: {names}. Set slurm.account, or slurm.partition to one that the account may use."
     if "partition" in said:
         return f"\nPartitions here: {', '.join(partitions()) or 'none that sinfo shows'}. Set slurm.partition."
-    if "account" in said:
-        return "\nSet slurm.account to an account of yours: sacctmgr show associations user=$USER format=account."
     if "time limit" in said.lower():
         return "\nSet slurm.time to at most the partition's limit: sinfo -o '%P %l'."
     return ""
