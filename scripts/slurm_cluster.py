@@ -296,12 +296,24 @@ def down(root: Path) -> None:
     end = time.monotonic() + 15
     while any(Path(f"/proc/{pid}").exists() for pid in doomed) and time.monotonic() < end:
         time.sleep(0.1)
-    for pid in [*doomed, *stepds]:
+    for pid in [*doomed, *stepds, *job_processes(root)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(root, ignore_errors=True)
     if HOSTS.exists() and MARK in (text := HOSTS.read_text()):
         HOSTS.write_text("".join(line for line in text.splitlines(keepends=True) if MARK not in line))
+
+
+def job_processes(root: Path) -> list[int]:
+    """Return the processes of this cluster's jobs, known by their environment: they outlive a step daemon that is gone."""
+    mark = f"SLURM_CONF={root}/slurm.conf".encode()
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if mark in variables and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables):
+                found.append(int(process.name))
+    return found
 
 
 def pgrep(pattern: str) -> list[str]:

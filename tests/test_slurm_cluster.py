@@ -1,5 +1,6 @@
 """Runs on a real Slurm cluster: four slurmd on this machine, brought up and taken down by `scripts/slurm_cluster.py`."""
 
+import itertools
 import json
 import os
 import shutil
@@ -77,9 +78,9 @@ def test_signals_from_the_first_moment_on_are_heard(cluster: Cluster) -> None:
     run = cluster.submit("early", *LONG, "slurm.requeue=false")
     job = cluster.job(run)
     cluster.wait(lambda: cluster.state(job) == "RUNNING", "the start")
-    time.sleep(0.3)
-    for number in ("USR1", "USR2", "TERM", "USR1"):
-        cluster.call("scancel", "-s", number, job)
+    for number in itertools.islice(itertools.cycle(("USR1", "USR2", "TERM", "USR1")), 40):
+        cluster.call("scancel", "-s", number, job)  # while ranks start, Python starts, torch loads
+        time.sleep(0.1)
     cluster.wait(lambda: "srun ended with" in cluster.logs_of(run), "the end of the ranks")
     text = cluster.logs_of(run)
     assert "stopped" in text, text
