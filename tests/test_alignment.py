@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from medtuner.alignment import Encoded, SubwordEncoder, cut_windows, find_words, tag_subwords, tag_units
+from medtuner.alignment import Encoded, SubwordEncoder, cut_windows, tag_subwords, tag_units
 from medtuner.batches import IGNORED, make_items
 from medtuner.corpora import load_corpus
 from medtuner.documents import Document, Span

@@ -11,7 +11,6 @@ subword glues together. Words are the document's `tokens`, else runs of letters 
 that rule cuts 5 of 9,809 BC5CDR test mentions where spaCy's English tokeniser cuts 139.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from medtuner.documents import Document, Offsets, Span
+from medtuner.documents import Document, Offsets, Span, find_words
 from medtuner.errors import ModelError
 from medtuner.labels import LabelSpace
 from medtuner.ledger import OUTSIDE_SPACE, Account
 
-# Combining accents belong to the letter before them.
-_WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 IntArray = npt.NDArray[np.int64]
 
 
@@ -98,13 +95,6 @@ class SubwordEncoder:
             _align(document, batch["input_ids"][index], batch["offset_mapping"][index])
             for index, document in enumerate(documents)
         ]
-
-
-def find_words(document: Document) -> tuple[Offsets, ...]:
-    """Return the document's `tokens`, else letter-and-digit runs and single other characters."""
-    if document.tokens is not None:
-        return document.tokens
-    return tuple(match.span() for match in _WORD.finditer(document.text))
 
 
 def _align(document: Document, ids: Sequence[int], offsets: Sequence[Offsets]) -> Encoded:

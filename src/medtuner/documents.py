@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from typing import IO, Any, cast
 from medtuner.errors import DataError
 
 Offsets = tuple[int, int]
+# Combining accents belong to the letter before them.
+_WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,13 @@ class Document:
     spans: tuple[Span, ...] = ()
     tokens: tuple[Offsets, ...] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_words(document: Document) -> tuple[Offsets, ...]:
+    """Return the document's `tokens`, else letter-and-digit runs and single other characters."""
+    if document.tokens is not None:
+        return document.tokens
+    return tuple(match.span() for match in _WORD.finditer(document.text))
 
 
 def read_documents(path: Path, *, annotated: bool = False) -> Iterator[Document]:

@@ -14,9 +14,10 @@ stops the reading (`refuse`). Everything mended is counted.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
-from medtuner.documents import Document, Offsets, Span
+from medtuner.documents import Document, Offsets, Span, find_words
 from medtuner.errors import DataError
 
 Scheme = Literal["BIO", "BIOES", "BILOU", "bare"]
@@ -116,3 +117,36 @@ def _count_orphan(tag: str, index: int, orphans: Orphans, report: TagReport, whe
             'or "drop".'
         )
     report.mended[f"orphan {tag[0]}- tag: {'began a mention' if orphans == 'begin' else 'left out'}"] += 1
+
+
+def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list[str], list[str]]:
+    """Return words and their BIO tags; what flat tags cannot hold is counted in `left_out`.
+
+    Of mentions that overlap the longest stays (of equally long ones the first); of its labels the first. A word is cut where
+    a mention begins or ends inside it.
+    """
+    kept: list[Span] = []
+    for span in sorted(document.spans, key=lambda span: (span.start - span.end, span.start)):
+        if any(span.start < other.end and other.start < span.end for other in kept):
+            left_out["mention that overlaps a longer one"] += 1
+            continue
+        kept.append(span)
+        left_out["further label of a mention"] += len(span.labels) - 1
+        left_out["fragments of a discontinuous mention"] += bool(span.fragments)
+    borders = {border for span in kept for border in (span.start, span.end)}
+    places = [piece for word in find_words(document) for piece in _cut_at(word, borders)]
+    tags = ["O"] * len(places)
+    for span in kept:
+        inside = [index for index, (start, end) in enumerate(places) if span.start <= start and end <= span.end]
+        if not inside:
+            left_out["mention without a word"] += 1
+            continue
+        for index in inside:
+            tags[index] = f"{'B' if index == inside[0] else 'I'}-{span.labels[0]}"
+    left_out += Counter()  # drops what was counted zero times
+    return [document.text[start:end] for start, end in places], tags
+
+
+def _cut_at(word: Offsets, borders: set[int]) -> list[Offsets]:
+    cuts = [word[0], *sorted(border for border in borders if word[0] < border < word[1]), word[1]]
+    return list(pairwise(cuts))

@@ -1,0 +1,258 @@
+"""The annotation formats by name: which reader and writer each has, and how a file's format is guessed.
+
+intake = Intake(policy="repair")
+for document in read_format(Path("team_a/"), intake): ...
+write_format(Path("out.txt"), documents, name="pubtator")
+"""
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medtuner.corpora.bioc_format import read_bioc_json, read_bioc_xml, write_bioc_json, write_bioc_xml
+from medtuner.corpora.brat import read_brat, write_brat
+from medtuner.corpora.cas import read_cas, write_cas
+from medtuner.corpora.conll import read_conll, write_conll
+from medtuner.corpora.docbin import read_docbin, write_docbin
+from medtuner.corpora.intake import Intake
+from medtuner.corpora.json_tools import read_doccano, read_label_studio, read_prodigy, write_label_studio
+from medtuner.corpora.pubtator import read_pubtator, write_pubtator
+from medtuner.corpora.tables import read_rows
+from medtuner.corpora.tagged import TagReport, detect_scheme, document_from_tags, tags_from_document
+from medtuner.corpora.texts import read_medline, read_text
+from medtuner.corpora.webanno import read_webanno
+from medtuner.documents import Document, open_text, read_documents, write_documents
+from medtuner.errors import DataError, nearest
+
+Read = Callable[[Path, Intake], Iterator[Document]]
+Write = Callable[[Path, Iterable[Document]], Counter[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A format: its reader, its writer if there is one, the suffixes of its files; some are read by whole folders."""
+
+    read: Read
+    write: Write | None = None
+    suffixes: tuple[str, ...] = ()
+    whole_folder: bool = False
+
+
+def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
+    for document in read_documents(path, annotated=True):
+        intake.documents += 1
+        intake.mentions += len(document.spans)
+        intake.kept += len(document.spans)
+        yield document
+
+
+def _write_jsonl(path: Path, documents: Iterable[Document]) -> Counter[str]:
+    with path.open("w", encoding="utf-8") as stream:
+        write_documents(stream, documents)
+    return Counter()
+
+
+def _read_hf(path: Path, intake: Intake) -> Iterator[Document]:
+    rows = list(read_rows(path))
+    scheme = detect_scheme(row.tags for row in rows)
+    for index, row in enumerate(rows):
+        report = TagReport(scheme=scheme)
+        name = row.id or f"{path.name}/{index}"
+        document = document_from_tags(name, row.words, row.tags, report=report, orphans="begin", where=row.where)
+        intake.mended.update(report.mended)
+        intake.documents += 1
+        intake.mentions += len(document.spans)
+        intake.kept += len(document.spans)
+        yield document
+
+
+def _write_hf(path: Path, documents: Iterable[Document]) -> Counter[str]:
+    """Write `id`, `tokens` and `ner_tags`: JSON Lines, or parquet by the suffix."""
+    left_out: Counter[str] = Counter()
+    rows = (
+        {"id": document.id, "tokens": words, "ner_tags": tags}
+        for document in documents
+        for words, tags in [tags_from_document(document, left_out)]
+    )
+    if path.suffix == ".parquet":
+        import pyarrow as arrow
+        from pyarrow import parquet
+
+        columns = [
+            ("id", arrow.string()),
+            ("tokens", arrow.list_(arrow.string())),
+            ("ner_tags", arrow.list_(arrow.string())),
+        ]
+        schema = arrow.schema(columns)
+        with parquet.ParquetWriter(path, schema) as writer:
+            for chunk in _chunks(rows, 1000):
+                writer.write_table(arrow.Table.from_pylist(chunk, schema=schema))
+        return left_out
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return left_out
+
+
+def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
+FORMATS: Mapping[str, Format] = {
+    "jsonl": Format(read=_read_jsonl, write=_write_jsonl, suffixes=(".jsonl",)),
+    "pubtator": Format(read=read_pubtator, write=write_pubtator, suffixes=(".txt", ".pubtator")),
+    "brat": Format(read=read_brat, write=write_brat, suffixes=(".ann",), whole_folder=True),
+    "bioc-xml": Format(read=read_bioc_xml, write=write_bioc_xml, suffixes=(".xml",)),
+    "bioc-json": Format(read=read_bioc_json, write=write_bioc_json, suffixes=(".json",)),
+    "conll": Format(read=read_conll, write=write_conll, suffixes=(".tsv", ".conll", ".iob2", ".iob", ".bio", ".txt")),
+    "webanno-tsv": Format(read=read_webanno, suffixes=(".tsv",)),
+    "cas": Format(read=read_cas, write=write_cas, suffixes=(".xmi",), whole_folder=True),
+    "label-studio": Format(read=read_label_studio, write=write_label_studio, suffixes=(".json",)),
+    "doccano": Format(read=read_doccano, suffixes=(".jsonl",)),
+    "prodigy": Format(read=read_prodigy, suffixes=(".jsonl",)),
+    "hf": Format(read=_read_hf, write=_write_hf, suffixes=(".parquet", ".json", ".jsonl")),
+    "docbin": Format(read=read_docbin, write=write_docbin, suffixes=(".spacy",)),
+    "text": Format(read=read_text, suffixes=(".txt",), whole_folder=True),
+    "medline": Format(read=read_medline, suffixes=(".xml",)),
+}
+_HEAD_LINES = 50
+_TAG = re.compile(r"\S.*[\t ](O|[BIESLU]-\S+)\s*")
+
+
+def find_format(name: str) -> Format:
+    """Return a format by its name."""
+    if name not in FORMATS:
+        raise DataError(f"no format {name!r}.{nearest(name, FORMATS)} Formats: {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
+def read_format(path: Path, intake: Intake, *, name: str = "") -> Iterator[Document]:
+    """Yield the documents of a file or folder; without a name the format is guessed."""
+    name = name or guess_annotation_format(path)
+    found = find_format(name)
+    if not path.is_dir() or found.whole_folder:
+        yield from found.read(path, intake)
+        return
+    for file in _files(path):
+        yield from found.read(file, intake)
+
+
+def write_format(path: Path, documents: Iterable[Document], *, name: str) -> Counter[str]:
+    """Write documents in a format and return what it could not keep."""
+    write = find_format(name).write
+    if write is None:
+        writable = ", ".join(key for key, one in FORMATS.items() if one.write)
+        raise DataError(f"format {name!r} can be read but not written. Written can be: {writable}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, documents)
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = [file for file in files if file.name != "label_config.json" and not file.name.lower().startswith("readme")]
+    if not files:
+        raise DataError(f"{folder}: no files in it.")
+    return files
+
+
+def guess_annotation_format(path: Path) -> str:
+    """Return a format's name from the content and the suffix of a file, or of every file in a folder.
+
+    Raises `DataError` when a folder mixes formats or a file shows none.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file (looked from {Path.cwd()}).")
+    if not path.is_dir():
+        return _guess_file(path)
+    if any(path.rglob("*.ann")):
+        return "brat"
+    if any(path.rglob("*.xmi")):
+        return "cas"
+    guesses = {file: _guess_file(file) for file in _files(path)}
+    names = sorted(set(guesses.values()))
+    if len(names) > 1:
+        examples = "; ".join(
+            f"{next(file for file, guess in guesses.items() if guess == name)} is {name}" for name in names
+        )
+        raise DataError(
+            f"{path}: mixed formats: {examples}. Put each into a folder of its own, or name one with --from."
+        )
+    return names[0]
+
+
+def _guess_file(path: Path) -> str:
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    by_suffix = {".spacy": "docbin", ".xmi": "cas", ".ann": "brat", ".parquet": "hf"}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    head = _read_head(path)
+    guess = (_guess_json if head.lstrip()[:1] in ("{", "[") else _guess_xml if "<" in head[:200] else _guess_lines)(
+        head
+    )
+    if not guess and suffix == ".txt":
+        guess = "text"
+    if not guess:
+        raise DataError(f"{path}: its format is not known by its content. Name it with --from: {', '.join(FORMATS)}.")
+    return guess
+
+
+def _read_head(path: Path) -> str:
+    lines: list[str] = []
+    with open_text(path) as stream:
+        for line in stream:
+            lines.append(line)
+            if len(lines) == _HEAD_LINES:
+                break
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{path}: empty file.")
+    return "".join(lines)
+
+
+def _guess_xml(head: str) -> str:
+    if re.search(r"<(PubmedArticleSet|MedlineCitationSet|PubmedArticle)\b", head):
+        return "medline"
+    return "bioc-xml" if re.search(r"<collection\b", head) else _guess_lines(head)
+
+
+def _guess_json(head: str) -> str:
+    try:
+        record: Any = json.loads(head.lstrip().splitlines()[0])
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict):  # one object or array over many lines: look at its keys as text
+        if '"%FEATURE_STRUCTURES"' in head or '"%TYPES"' in head:
+            return "cas"
+        if '"passages"' in head:
+            return "bioc-json"
+        if '"ner_tags"' in head:
+            return "hf"
+        return "label-studio" if re.search(r'"(completions|annotations|predictions|from_name|labels?)"', head) else ""
+    keys = record.keys()
+    if "ner_tags" in keys:
+        return "hf"
+    if "%FEATURE_STRUCTURES" in keys:
+        return "cas"
+    if "documents" in keys:
+        return "bioc-json"
+    if "data" in keys and isinstance(record["data"], dict):
+        return "label-studio"
+    if keys & {"_input_hash", "_task_hash", "answer"}:
+        return "prodigy"
+    if "text" in keys and "spans" in keys:
+        return "jsonl"
+    return "doccano" if keys & {"text", "data"} and keys & {"labels", "label", "annotations", "entities"} else ""
+
+
+def _guess_lines(head: str) -> str:
+    lines = [line for line in head.splitlines() if line.strip()]
+    if lines[0].startswith("#FORMAT=WebAnno TSV 3"):
+        return "webanno-tsv"
+    if re.match(r"[^|\t]+\|t\|", lines[0]):
+        return "pubtator"
+    rows = [line for line in lines if not line.startswith(("#", "-DOCSTART-"))]
+    return "conll" if rows and all(_TAG.fullmatch(row) for row in rows) else ""

@@ -1,0 +1,166 @@
+"""What readers of annotation files find wrong, and what was done about it by a declared policy.
+
+    intake = Intake(policy="repair")
+    document = intake.document("25763772", text, mentions, where="team_a.txt:12")
+    intake.faults                        # every skipped or repaired annotation, by place
+    intake.left_out["relation"]          # what a format has and documents do not keep
+
+Policies: ``refuse`` raises at the first fault; ``skip`` leaves the faulty annotation out and lists it; ``repair`` looks for
+the annotated string near its offsets, and skips what it does not find once. No text of a document is kept here.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medtuner.documents import Document, Offsets, Span
+from medtuner.errors import DataError
+
+Policy = Literal["refuse", "skip", "repair"]
+POLICIES: tuple[Policy, ...] = ("refuse", "skip", "repair")
+_NEAR = 100  # characters before and after a wrong place that are searched for the annotated string
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """An annotation as a file has it, not yet checked against the text; `text` is the annotated string, if given."""
+
+    fragments: tuple[Offsets, ...]
+    labels: tuple[str, ...]
+    text: str | None = None
+    where: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that was wrong: where, in which document, what, and whether it was repaired or skipped."""
+
+    where: str
+    document: str
+    what: str
+    action: Literal["skipped", "repaired"]
+
+
+class Intake:
+    """Checks mentions against their texts and keeps account of what did not fit."""
+
+    def __init__(self, policy: Policy = "refuse") -> None:
+        self.policy = policy
+        self.faults: list[Fault] = []
+        self.left_out: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
+        self.documents = 0
+        self.mentions = 0
+        self.kept = 0
+
+    def document(
+        self,
+        identifier: str,
+        text: str,
+        mentions: Iterable[Mention],
+        *,
+        where: str,
+        tokens: tuple[Offsets, ...] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Document:
+        """Build a document of those mentions that fit its text, in their order."""
+        self.documents += 1
+        spans = [span for mention in mentions for span in self._span(identifier, text, mention, where)]
+        return Document(id=identifier, text=text, spans=tuple(spans), tokens=tokens, extra=extra or {})
+
+    def _span(self, identifier: str, text: str, mention: Mention, where: str) -> Iterator[Span]:
+        self.mentions += 1
+        where = mention.where or where
+        if not mention.labels or not all(mention.labels):
+            self.skip(where, identifier, "an annotation without a label")
+            return
+        fragments = self._place(identifier, text, mention, where)
+        if fragments is None:
+            return
+        self.kept += 1
+        yield Span(
+            start=fragments[0][0],
+            end=max(end for _, end in fragments),
+            labels=mention.labels,
+            fragments=fragments if len(fragments) > 1 else (),
+            extra=mention.extra,
+        )
+
+    def _place(self, identifier: str, text: str, mention: Mention, where: str) -> tuple[Offsets, ...] | None:
+        """Return the fragments, in order, if they fit the text or could be repaired."""
+        fragments = tuple(sorted(mention.fragments))
+        fault = _find_fault(text, fragments, mention.text)
+        if not fault:
+            return fragments
+        if self.policy == "repair" and mention.text and len(fragments) == 1:
+            found = _search(text, mention.text, near=fragments[0])
+            if found is not None:
+                self.faults.append(Fault(where=where, document=identifier, what=fault, action="repaired"))
+                return (found,)
+        self.skip(where, identifier, fault)
+        return None
+
+    def skip(self, where: str, document: str, what: str) -> None:
+        """Leave something out and list it; under ``refuse`` raise `DataError` instead."""
+        if self.policy == "refuse":
+            raise DataError(
+                f"{where}: document {document}: {what}. Mend the file, or choose --on-error skip (leave it out, listed) or "
+                "--on-error repair (search nearby for the annotated string, else skip)."
+            )
+        self.faults.append(Fault(where=where, document=document, what=what, action="skipped"))
+
+    def count(self, action: Literal["skipped", "repaired"]) -> Counter[str]:
+        """Return how often each kind of fault, without its offsets, was skipped or repaired."""
+        return Counter(fault.what.partition(":")[0] for fault in self.faults if fault.action == action)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the account: what came in, what was kept, every fault by place."""
+        return {
+            "documents": self.documents,
+            "mentions": self.mentions,
+            "kept": self.kept,
+            "policy": self.policy,
+            "left_out": dict(self.left_out),
+            "faults": [
+                {"where": fault.where, "document": fault.document, "what": fault.what, "action": fault.action}
+                for fault in self.faults
+            ],
+        }
+
+
+def _find_fault(text: str, fragments: tuple[Offsets, ...], wanted: str | None) -> str:
+    """Say what is wrong with a place; "" when nothing is."""
+    if not fragments:
+        return "an annotation without offsets"
+    for start, end in fragments:
+        if not 0 <= start < end <= len(text):
+            return f"offsets outside the text: {start}-{end} of {len(text)} characters"
+    for (_, end), (start, _) in zip(fragments, fragments[1:], strict=False):
+        if start < end:
+            return f"fragments overlap: at {start}"
+    found = " ".join(text[start:end] for start, end in fragments)
+    if wanted is not None and _squeeze(found) != _squeeze(wanted):
+        return f"the text differs from the annotated string: at {fragments[0][0]}-{fragments[-1][1]}"
+    return ""
+
+
+def _squeeze(text: str) -> str:
+    """Return a text without white space: formats write line breaks as blanks, and join fragments with or without one."""
+    return "".join(text.split())
+
+
+def _search(text: str, wanted: str, *, near: Offsets) -> Offsets | None:
+    """Return the place of a string nearest to its stated one; None when it is far, absent, or twice as near."""
+    first = max(0, near[0] - _NEAR)
+    last = max(near[0], near[1]) + _NEAR
+    found: list[int] = []
+    position = text.find(wanted, first)
+    while 0 <= position <= last:
+        found.append(position)
+        position = text.find(wanted, position + 1)
+    found.sort(key=lambda start: abs(start - near[0]))
+    if not found or (len(found) > 1 and abs(found[0] - near[0]) == abs(found[1] - near[0])):
+        return None
+    return found[0], found[0] + len(wanted)

@@ -1,0 +1,219 @@
+"""Exports of annotation tools in JSON: Label Studio, doccano and Prodigy.
+
+Each reader yields documents one by one from JSON Lines; Label Studio's export is one array and is read whole. Where a text
+was annotated by several people, each annotator's version is a document with the same id and its own `annotator`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from medtuner.corpora.intake import Intake, Mention
+from medtuner.documents import Document, open_text, read_json_lines
+from medtuner.errors import DataError
+
+
+def read_doccano(path: Path, intake: Intake) -> Iterator[Document]:
+    """Yield documents of a doccano export: `labels` or `label` as [start, end, name], or `annotations` by user.
+
+    Labels given as ids are named by `label_config.json` beside the file, doccano's own export of its labels; without it
+    the id itself is the label.
+    """
+    names = _label_names(path.with_name("label_config.json"))
+    for where, record in read_json_lines(path):
+        text, identifier = _text_and_id(record, where)
+        if not isinstance(record.get("annotations"), list):
+            rows = record.get("labels", record.get("label", record.get("entities")))
+            yield intake.document(identifier, text, _triples(rows, where), where=where)
+            continue
+        users: dict[str, list[Mention]] = {}
+        for row in record["annotations"]:
+            label = names.get(str(row.get("label")), str(row.get("label")))
+            mention = _mention(row.get("start_offset"), row.get("end_offset"), label, where)
+            users.setdefault(str(row.get("user", "")), []).append(mention)
+        for user, mentions in sorted(users.items()) or [("", [])]:
+            extra = {"annotator": user} if len(users) > 1 else {}
+            yield intake.document(identifier, text, mentions, where=where, extra=extra)
+
+
+def _label_names(path: Path) -> Mapping[str, str]:
+    if not path.exists():
+        return {}
+    rows = _load_json(path)
+    return {str(row["id"]): str(row["text"]) for row in rows if isinstance(row, dict) and {"id", "text"} <= row.keys()}
+
+
+def _text_and_id(record: Mapping[str, Any], where: str) -> tuple[str, str]:
+    text = record.get("text", record.get("data"))
+    if not isinstance(text, str):
+        raise DataError(f"{where}: no string under 'text'; found the keys {', '.join(record)}.")
+    return text, str(record.get("id", where.rpartition(":")[2]))
+
+
+def _triples(rows: Any, where: str) -> Iterator[Mention]:
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: no list of [start, end, label] under 'labels', 'label' or 'entities'.")
+    for row in rows:
+        if isinstance(row, dict):
+            yield _mention(row.get("start_offset"), row.get("end_offset"), row.get("label"), where)
+        elif isinstance(row, list) and len(row) == 3:
+            yield _mention(row[0], row[1], row[2], where)
+        else:
+            yield Mention(fragments=(), labels=("?",), where=where)
+
+
+def _mention(start: Any, end: Any, label: Any, where: str, *, text: str | None = None) -> Mention:
+    places = ((start, end),) if type(start) is int and type(end) is int else ()
+    labels = tuple(map(str, label)) if isinstance(label, list) else (str(label or ""),)
+    return Mention(fragments=places, labels=labels, text=text, where=where)
+
+
+def read_prodigy(path: Path, intake: Intake) -> Iterator[Document]:
+    """Yield the accepted documents of a Prodigy export; rejected and ignored ones are counted as left out."""
+    for where, record in read_json_lines(path):
+        answer = record.get("answer", "accept")
+        if answer != "accept":
+            intake.left_out[f"document with answer {answer}"] += 1
+            continue
+        text, _ = _text_and_id(record, where)
+        meta = record.get("meta")
+        identifier = str(
+            record.get("id") or (meta.get("id") if isinstance(meta, dict) else "") or where.rpartition(":")[2]
+        )
+        mentions = [
+            _mention(span.get("start"), span.get("end"), span.get("label"), where) for span in record.get("spans") or []
+        ]
+        intake.left_out.update({"relation": len(record.get("relations") or [])})
+        annotator = record.get("_annotator_id")
+        tokens = tuple((token["start"], token["end"]) for token in record.get("tokens") or [])
+        yield intake.document(
+            identifier,
+            text,
+            mentions,
+            where=where,
+            tokens=tokens or None,
+            extra={"annotator": annotator} if annotator else {},
+        )
+
+
+def read_label_studio(path: Path, intake: Intake) -> Iterator[Document]:
+    """Yield documents of a Label Studio export: JSON, JSON-MIN or the older form with `completions`.
+
+    Browsers count UTF-16 units; where a text has characters beyond the basic plane, offsets are converted.
+    """
+    tasks = _load_json(path)
+    for index, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
+        where = f"{path}: task {index}"
+        if not isinstance(task, dict):
+            raise DataError(f"{where}: no JSON object.")
+        yield from _read_task(cast(dict[str, Any], task), where, intake)
+
+
+def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[Document]:
+    data = task.get("data", task)
+    text, name = _task_text(data, where)
+    identifier = str(data.get("id", task.get("id", where.rpartition(" ")[2])))
+    answers = task.get("annotations", task.get("completions"))
+    if answers is None:  # JSON-MIN: lists of places under the names of the controls
+        rows = [row for key, value in task.items() if key != name and isinstance(value, list) for row in value]
+        labelled = [row for row in rows if isinstance(row, dict) and "start" in row]
+        yield intake.document(identifier, text, [_place(row, text, where) for row in labelled], where=where)
+        return
+    given = [answer for answer in answers if not answer.get("was_cancelled")]
+    intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
+    for answer in given or [{}]:
+        mentions = [_result(row, text, where) for row in answer.get("result", []) if _is_span(row, intake)]
+        author = answer.get("completed_by", answer.get("id"))
+        author = author.get("email", author.get("id")) if isinstance(author, dict) else author
+        extra = {"annotator": str(author)} if len(given) > 1 else {}
+        yield intake.document(identifier, text, mentions, where=where, extra=extra)
+
+
+def _task_text(data: Any, where: str) -> tuple[str, str]:
+    """Return the text of a task and the key it stands under: `text`, or the only string there is."""
+    strings = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
+    if "text" in strings:
+        return strings["text"], "text"
+    long = [key for key in strings if key not in ("id", "meta_info", "created_at", "updated_at")]
+    if len(long) != 1:
+        raise DataError(f"{where}: which of {', '.join(strings) or 'no strings'} is the text? Name it 'text'.")
+    return strings[long[0]], long[0]
+
+
+def _is_span(row: Mapping[str, Any], intake: Intake) -> bool:
+    value = row.get("value")
+    if isinstance(value, dict) and "start" in value:
+        return True
+    intake.left_out["relation" if row.get("type") == "relation" else f"result of type {row.get('type')}"] += 1
+    return False
+
+
+def _result(row: Mapping[str, Any], text: str, where: str) -> Mention:
+    value = dict(row["value"])
+    kind = str(row.get("type", "labels"))
+    meta = row.get("meta")
+    kept = cast(dict[str, Any], meta) if isinstance(meta, dict) else {}
+    return replace(_place(value | {"labels": value.get(kind, value.get("labels", []))}, text, where), extra=kept)
+
+
+def _place(value: Mapping[str, Any], text: str, where: str) -> Mention:
+    start, end = (int(x) if isinstance(x, str) and x.isdecimal() else x for x in (value["start"], value.get("end")))
+    wanted = value.get("text")
+    if type(start) is int and type(end) is int and isinstance(wanted, str) and text[start:end] != wanted:
+        moved = from_utf16(text, start), from_utf16(text, end)
+        if text[slice(*moved)] == wanted:
+            start, end = moved
+    return _mention(start, end, value.get("labels", []), where, text=wanted if isinstance(wanted, str) else None)
+
+
+def from_utf16(text: str, units: int) -> int:
+    """Return the number of code points that the first UTF-16 units of a text make."""
+    return len(text.encode("utf-16-le")[: 2 * units].decode("utf-16-le", errors="ignore"))
+
+
+def to_utf16(text: str, position: int) -> int:
+    """Return the number of UTF-16 units before a code point."""
+    return len(text[:position].encode("utf-16-le")) // 2
+
+
+def _load_json(path: Path) -> Any:
+    with open_text(path) as stream:
+        content = "".join(stream)
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+
+
+def write_label_studio(path: Path, documents: Iterable[Document], *, predictions: bool = False) -> Counter[str]:
+    """Write tasks for import into Label Studio: as annotations, or with `predictions` as suggestions to correct."""
+    left_out: Counter[str] = Counter()
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write("[")
+        for index, document in enumerate(documents):
+            left_out.update(f"document key {key}" for key in document.extra)
+            left_out["fragments of a discontinuous mention"] += sum(bool(span.fragments) for span in document.spans)
+            result = [
+                {
+                    "id": f"s{number}",
+                    "from_name": "label",
+                    "to_name": "text",
+                    "type": "labels",
+                    "meta": dict(span.extra),
+                    "value": {
+                        "start": to_utf16(document.text, span.start),
+                        "end": to_utf16(document.text, span.end),
+                        "text": document.text[span.start : span.end],
+                        "labels": list(span.labels),
+                    },
+                }
+                for number, span in enumerate(document.spans)
+            ]
+            answers = {"predictions" if predictions else "annotations": [{"result": result}]}
+            task = {"data": {"id": document.id, "text": document.text}} | answers
+            stream.write(("\n" if index == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
+        stream.write("\n]\n")
+    return +left_out
