@@ -194,6 +194,28 @@ def annotate(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file or folder of annotations.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file (or folder, for brat and cas) to write.")],
+    from_format: Annotated[str, typer.Option("--from", help="Its format; guessed from content and suffix.")] = "",
+    to_format: Annotated[
+        str, typer.Option("--to", help="The format to write; from OUT's suffix where that tells.")
+    ] = "",
+    on_error: Annotated[
+        str, typer.Option(help="What to do with faulty annotations: refuse, skip or repair.")
+    ] = "refuse",
+) -> None:
+    """Convert annotations; OUT.ledger.json accounts for every mention."""
+    from medtuner.conversion import convert_annotations
+    from medtuner.corpora.intake import check_policy
+
+    for line in convert_annotations(
+        source, target, from_format=from_format, to_format=to_format, policy=check_policy(on_error)
+    ):
+        typer.echo(line)
+
+
+@app.command()
 def labels(
     name: Annotated[str | None, typer.Argument(metavar="TYPE", help="A TUI, a name or an abbreviation.")] = None,
 ) -> None:

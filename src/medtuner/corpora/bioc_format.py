@@ -79,8 +79,8 @@ def _read_document(document: Any, where: str, intake: Intake) -> Document:
 
 
 def _pieces(passage: Any) -> Iterator[tuple[int, str]]:
-    if passage.text is not None:
-        yield passage.offset, passage.text
+    if passage.text or not passage.sentences:
+        yield passage.offset, passage.text or ""
         return
     for sentence in passage.sentences:
         yield sentence.offset, sentence.text or ""

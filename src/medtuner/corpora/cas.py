@@ -46,7 +46,7 @@ def _load(path: Path) -> Any:
                 return cassis.load_cas_from_json(stream)
             system = _find_type_system(path)
             with system.open("rb") as types:
-                return cassis.load_cas_from_xmi(stream, typesystem=cassis.load_typesystem(types), lenient=True)
+                return cassis.load_cas_from_xmi(stream, typesystem=cassis.load_typesystem(types))
         except DataError:
             raise
         except (
@@ -82,7 +82,7 @@ def _read_document(cas: Any, path: Path, intake: Intake) -> Document:
     mentions: list[Mention] = []
     tokens: list[Offsets] = []
     identifier = path.name.removesuffix(".gz").rpartition(".")[0]
-    for annotation in cas.select_all():
+    for annotation in cas.select_all_annotations():
         name = annotation.type.name
         if name == _METADATA:
             identifier = getattr(annotation, "documentId", None) or identifier
@@ -129,6 +129,7 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
         system.create_feature(domainType=metadata, name=feature, rangeType="uima.cas.String")
     system.to_xml(path / "TypeSystem.xml")
     entity, token = system.get_type(NAMED_ENTITY), system.get_type(_TOKEN)
+    written: set[Path] = set()
     for document in documents:
         cas = cassis.Cas(typesystem=system)
         cas.sofa_string = document.text
@@ -142,10 +143,11 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             left_out.update(f"span key {key}" for key in span.extra if key != "concept")
             left_out["fragments of a discontinuous mention"] += bool(span.fragments)
         file = path / f"{document.id}.xmi"
-        if "/" in document.id or file.exists():
+        if "/" in document.id or file in written:
             raise DataError(
                 f"document {document.id!r}: its id makes no file name of its own, which a CAS folder needs."
             )
+        written.add(file)
         cas.to_xmi(file)
         left_out.update(f"document key {key}" for key in document.extra)
     return +left_out

@@ -22,6 +22,14 @@ POLICIES: tuple[Policy, ...] = ("refuse", "skip", "repair")
 _NEAR = 100  # characters before and after a wrong place that are searched for the annotated string
 
 
+def check_policy(name: str) -> Policy:
+    """Return a policy by its name."""
+    for policy in POLICIES:
+        if policy == name:
+            return policy
+    raise DataError(f"--on-error {name}: valid are {', '.join(POLICIES)}.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mention:
     """An annotation as a file has it, not yet checked against the text; `text` is the annotated string, if given."""
@@ -115,6 +123,15 @@ class Intake:
         """Return how often each kind of fault, without its offsets, was skipped or repaired."""
         return Counter(fault.what.partition(":")[0] for fault in self.faults if fault.action == action)
 
+    def summary(self) -> list[str]:
+        """Return the account in a few lines for the terminal."""
+        lines = [f"{self.documents:,} documents, {self.mentions:,} mentions, {self.kept:,} kept"]
+        for action in ("repaired", "skipped"):
+            lines += [f"{action} {count}: {what}" for what, count in self.count(action).most_common()]
+        lines += [f"mended {count}: {what}" for what, count in self.mended.most_common()]
+        lines += [f"left out {count}: {what}" for what, count in (+self.left_out).most_common()]
+        return lines
+
     def to_json(self) -> dict[str, Any]:
         """Return the account: what came in, what was kept, every fault by place."""
         return {
@@ -122,7 +139,8 @@ class Intake:
             "mentions": self.mentions,
             "kept": self.kept,
             "policy": self.policy,
-            "left_out": dict(self.left_out),
+            "left_out": dict(+self.left_out),
+            "mended": dict(self.mended),
             "faults": [
                 {"where": fault.where, "document": fault.document, "what": fault.what, "action": fault.action}
                 for fault in self.faults

@@ -4,9 +4,10 @@ Each reader yields documents one by one from JSON Lines; Label Studio's export i
 was annotated by several people, each annotator's version is a document with the same id and its own `annotator`.
 """
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,16 @@ from typing import Any, cast
 from medtuner.corpora.intake import Intake, Mention
 from medtuner.documents import Document, open_text, read_json_lines
 from medtuner.errors import DataError
+
+
+@contextlib.contextmanager
+def _shaped(where: str, tool: str) -> Iterator[None]:
+    """Turn what a record of another shape than the tool's makes fail into an error that names the record."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where}: not the shape of a {tool} record ({what}).") from None
 
 
 def read_doccano(path: Path, intake: Intake) -> Iterator[Document]:
@@ -24,19 +35,28 @@ def read_doccano(path: Path, intake: Intake) -> Iterator[Document]:
     """
     names = _label_names(path.with_name("label_config.json"))
     for where, record in read_json_lines(path):
-        text, identifier = _text_and_id(record, where)
-        if not isinstance(record.get("annotations"), list):
-            rows = record.get("labels", record.get("label", record.get("entities")))
-            yield intake.document(identifier, text, _triples(rows, where), where=where)
-            continue
-        users: dict[str, list[Mention]] = {}
-        for row in record["annotations"]:
-            label = names.get(str(row.get("label")), str(row.get("label")))
-            mention = _mention(row.get("start_offset"), row.get("end_offset"), label, where)
-            users.setdefault(str(row.get("user", "")), []).append(mention)
-        for user, mentions in sorted(users.items()) or [("", [])]:
-            extra = {"annotator": user} if len(users) > 1 else {}
-            yield intake.document(identifier, text, mentions, where=where, extra=extra)
+        with _shaped(where, "doccano"):
+            documents = list(_read_doccano(record, names, where, intake))
+        yield from documents
+
+
+def _read_doccano(
+    record: Mapping[str, Any], names: Mapping[str, str], where: str, intake: Intake
+) -> Iterator[Document]:
+    text, identifier = _text_and_id(record, where)
+    if not isinstance(record.get("annotations"), list):
+        rows = record.get("labels", record.get("label", record.get("entities")))
+        intake.left_out["relation"] += len(record.get("relations") or [])
+        yield intake.document(identifier, text, list(_triples(rows, where)), where=where)
+        return
+    users: dict[str, list[Mention]] = {}
+    for row in record["annotations"]:
+        label = names.get(str(row.get("label")), str(row.get("label")))
+        mention = _mention(row.get("start_offset"), row.get("end_offset"), label, where)
+        users.setdefault(str(row.get("user", "")), []).append(mention)
+    for user, mentions in sorted(users.items()) or [("", [])]:
+        extra = {"annotator": user} if len(users) > 1 else {}
+        yield intake.document(identifier, text, mentions, where=where, extra=extra)
 
 
 def _label_names(path: Path) -> Mapping[str, str]:
@@ -78,25 +98,25 @@ def read_prodigy(path: Path, intake: Intake) -> Iterator[Document]:
         if answer != "accept":
             intake.left_out[f"document with answer {answer}"] += 1
             continue
-        text, _ = _text_and_id(record, where)
-        meta = record.get("meta")
-        identifier = str(
-            record.get("id") or (meta.get("id") if isinstance(meta, dict) else "") or where.rpartition(":")[2]
-        )
-        mentions = [
-            _mention(span.get("start"), span.get("end"), span.get("label"), where) for span in record.get("spans") or []
-        ]
-        intake.left_out.update({"relation": len(record.get("relations") or [])})
-        annotator = record.get("_annotator_id")
-        tokens = tuple((token["start"], token["end"]) for token in record.get("tokens") or [])
-        yield intake.document(
-            identifier,
-            text,
-            mentions,
-            where=where,
-            tokens=tokens or None,
-            extra={"annotator": annotator} if annotator else {},
-        )
+        with _shaped(where, "Prodigy"):
+            document = _read_prodigy(record, where, intake)
+        yield document
+
+
+def _read_prodigy(record: Mapping[str, Any], where: str, intake: Intake) -> Document:
+    text, line = _text_and_id(record, where)
+    meta = record.get("meta")
+    identifier = record.get("id") or (meta.get("id") if isinstance(meta, dict) else "") or line
+    mentions = [
+        _mention(row.get("start"), row.get("end"), row.get("label"), where) for row in record.get("spans") or []
+    ]
+    intake.left_out["relation"] += len(record.get("relations") or [])
+    tokens = tuple((token["start"], token["end"]) for token in record.get("tokens") or [])
+    if not all(type(place) is int for token in tokens for place in token):
+        raise ValueError("a token without whole offsets")
+    annotator = record.get("_annotator_id")
+    extra = {"annotator": str(annotator)} if annotator else {}
+    return intake.document(str(identifier), text, mentions, where=where, tokens=tokens or None, extra=extra)
 
 
 def read_label_studio(path: Path, intake: Intake) -> Iterator[Document]:
@@ -109,7 +129,9 @@ def read_label_studio(path: Path, intake: Intake) -> Iterator[Document]:
         where = f"{path}: task {index}"
         if not isinstance(task, dict):
             raise DataError(f"{where}: no JSON object.")
-        yield from _read_task(cast(dict[str, Any], task), where, intake)
+        with _shaped(where, "Label Studio"):
+            documents = list(_read_task(cast(dict[str, Any], task), where, intake))
+        yield from documents
 
 
 def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[Document]:
@@ -120,12 +142,13 @@ def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[
     if answers is None:  # JSON-MIN: lists of places under the names of the controls
         rows = [row for key, value in task.items() if key != name and isinstance(value, list) for row in value]
         labelled = [row for row in rows if isinstance(row, dict) and "start" in row]
-        yield intake.document(identifier, text, [_place(row, text, where) for row in labelled], where=where)
+        mentions = [_place(row, where) for row in labelled]
+        yield intake.document(identifier, text, _to_points(mentions, text), where=where)
         return
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
     for answer in given or [{}]:
-        mentions = [_result(row, text, where) for row in answer.get("result", []) if _is_span(row, intake)]
+        mentions = _to_points([_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text)
         author = answer.get("completed_by", answer.get("id"))
         author = author.get("email", author.get("id")) if isinstance(author, dict) else author
         extra = {"annotator": str(author)} if len(given) > 1 else {}
@@ -151,22 +174,36 @@ def _is_span(row: Mapping[str, Any], intake: Intake) -> bool:
     return False
 
 
-def _result(row: Mapping[str, Any], text: str, where: str) -> Mention:
+def _result(row: Mapping[str, Any], where: str) -> Mention:
     value = dict(row["value"])
     kind = str(row.get("type", "labels"))
     meta = row.get("meta")
     kept = cast(dict[str, Any], meta) if isinstance(meta, dict) else {}
-    return replace(_place(value | {"labels": value.get(kind, value.get("labels", []))}, text, where), extra=kept)
+    return replace(_place(value | {"labels": value.get(kind, value.get("labels", []))}, where), extra=kept)
 
 
-def _place(value: Mapping[str, Any], text: str, where: str) -> Mention:
+def _place(value: Mapping[str, Any], where: str) -> Mention:
     start, end = (int(x) if isinstance(x, str) and x.isdecimal() else x for x in (value["start"], value.get("end")))
     wanted = value.get("text")
-    if type(start) is int and type(end) is int and isinstance(wanted, str) and text[start:end] != wanted:
-        moved = from_utf16(text, start), from_utf16(text, end)
-        if text[slice(*moved)] == wanted:
-            start, end = moved
     return _mention(start, end, value.get("labels", []), where, text=wanted if isinstance(wanted, str) else None)
+
+
+def _to_points(mentions: Sequence[Mention], text: str) -> Sequence[Mention]:
+    """Take the offsets of a text for UTF-16 units if every annotated string stands there then, else for code points."""
+    if all(character <= "\uffff" for character in text):
+        return mentions
+    moved = [
+        replace(
+            mention,
+            fragments=tuple((from_utf16(text, start), from_utf16(text, end)) for start, end in mention.fragments),
+        )
+        for mention in mentions
+    ]
+    fits = all(
+        mention.text is None or all(text[start:end] == mention.text for start, end in mention.fragments)
+        for mention in moved
+    )
+    return moved if fits else mentions
 
 
 def from_utf16(text: str, units: int) -> int:

@@ -1,0 +1,355 @@
+"""Annotation formats: real files read whole or refused with their place, round trips of every writer, broken files."""
+
+import gzip
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medtuner.corpora.formats import FORMATS, guess_annotation_format, read_format, write_format
+from medtuner.corpora.intake import POLICIES, Intake, Policy
+from medtuner.documents import Document, Span
+from medtuner.errors import DataError, MedtunerError
+
+OUTPUTS = {
+    "jsonl": "out.jsonl",
+    "pubtator": "out.pubtator",
+    "brat": "out_brat",
+    "bioc-xml": "out.xml",
+    "bioc-json": "out.json",
+    "conll": "out.conll",
+    "cas": "out_cas",
+    "label-studio": "out_ls.json",
+    "hf": "out.parquet",
+    "docbin": "out.spacy",
+}
+
+
+def essence(documents: list[Document]) -> list[object]:
+    """What must survive: id, text, offsets, labels and concept."""
+    return sorted(
+        (
+            document.id,
+            document.text,
+            sorted((span.start, span.end, span.labels, span.extra.get("concept", "")) for span in document.spans),
+        )
+        for document in documents
+    )
+
+
+def read(path: Path, policy: Policy = "refuse", name: str = "") -> tuple[list[Document], Intake]:
+    intake = Intake(policy)
+    return list(read_format(path, intake, name=name)), intake
+
+
+# Real files
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "documents", "mentions"),
+    [
+        ("bc5cdr/train.pubtator.txt.gz", "pubtator", 500, 9385),
+        ("bc5cdr/dev.pubtator.txt.gz", "pubtator", 500, 9591),
+        ("bc5cdr/test.pubtator.txt.gz", "pubtator", 500, 9809),
+        ("formats/pubtator/medmentions_full_1doc.txt", "pubtator", 1, 98),
+        ("formats/pubtator/tmVar.Normalization.txt", "pubtator", 158, 674),
+        ("formats/brat/anatem_train_60", "brat", 60, 606),
+        ("formats/brat/example1.ann", "brat", 1, 3),
+        ("formats/conll/bionlp13cg_iob_sample.tsv", "conll", 94, 254),
+        ("formats/conll/bionlp13cg_iobes_sample.tsv", "conll", 94, 254),
+        ("formats/nested_iob2/genia_sample.iob2", "conll", 92, 299),
+        ("formats/doccano/labeling.jsonl", "doccano", 3, 16),
+        ("formats/doccano/labeling_text_label.jsonl", "doccano", 2, 11),
+        ("formats/prodigy/food_200.jsonl", "prodigy", 200, 416),
+        ("formats/label_studio/ner_completions_old.json", "label-studio", 1, 38),
+        ("formats/webanno_tsv/test_input.tsv", "webanno-tsv", 1, 10),
+        ("formats/cas/tsv3/debug.xmi", "cas", 1, 3),
+        ("formats/cas/tsv3/data.json", "cas", 1, 3),
+        ("formats/cas/emoji/debug.xmi", "cas", 1, 0),
+        ("medmentions_zs/test.parquet", "hf", 1048, 1456),  # 26 begin with an orphan I-
+    ],
+)
+def test_real_files_are_read_whole(shared_data: Path, file: str, name: str, documents: int, mentions: int) -> None:
+    path = shared_data / file
+    assert guess_annotation_format(path) == name
+    found, intake = read(path)
+    assert len(found) == intake.documents == documents
+    assert sum(len(document.spans) for document in found) == intake.kept == intake.mentions == mentions
+
+
+def test_layers_and_fragments_of_real_files(shared_data: Path) -> None:
+    (webanno,), _ = read(shared_data / "formats/webanno_tsv/test_input.tsv")
+    found = {(webanno.text[span.start : span.end], span.labels) for span in webanno.spans}
+    assert ("Kampf des Herkules mit dem Achelous", ("OBJ",)) in found
+    assert ("Herkules", ("PERmentioned",)) in found
+    assert ("23 . Juli 1835", ("DATEletter",)) in found
+    (brat,), intake = read(shared_data / "formats/brat/example1.ann")
+    assert brat.spans[0].fragments == ((33, 40), (41, 42))
+    assert brat.spans[0].extra == {"note": "this annotation is suspect"}
+    assert intake.left_out["relation"] == intake.left_out["event"] == 1
+    nested, _ = read(shared_data / "formats/nested_iob2/genia_sample.iob2")
+    inside = [
+        (inner, outer)
+        for document in nested
+        for inner in document.spans
+        for outer in document.spans
+        if inner != outer and outer.start <= inner.start and inner.end <= outer.end
+    ]
+    assert inside, "the layers of nested mentions are all read"
+    (medmentions,), _ = read(shared_data / "formats/pubtator/medmentions_full_1doc.txt")
+    assert medmentions.spans[0].labels == ("T116", "T123")
+
+
+def test_two_annotators_are_two_documents(shared_data: Path) -> None:
+    documents, _ = read(shared_data / "formats/doccano/labeling.jsonl")
+    assert [(document.id, document.extra.get("annotator")) for document in documents] == [
+        ("2578", "1"),
+        ("2578", "2"),
+        ("2580", None),
+    ]
+
+
+@pytest.mark.parametrize("file", ["formats/bioc/everything.xml", "formats/bioc/everything.json"])
+def test_a_refusal_names_the_place(shared_data: Path, file: str) -> None:
+    with pytest.raises(DataError, match="document 0: annotation [15]: .*without a label"):
+        read(shared_data / file)
+    documents, intake = read(shared_data / file, "skip")
+    assert len(documents) == 2
+    assert documents[1].text.startswith("abcdefg测试Non-ASCII"), "sentences make the text, counted from the first one"
+    assert intake.mentions == len(intake.faults) == 5
+    assert intake.left_out["relation"] == 3
+
+
+def test_bc5cdr_survives_the_round_through_five_formats(shared_data: Path, tmp_path: Path) -> None:
+    documents, _ = read(shared_data / "bc5cdr/test.pubtator.txt.gz")
+    wanted = essence(documents)
+    for name in ("pubtator", "bioc-xml", "brat", "cas", "label-studio", "bioc-json", "jsonl", "pubtator"):
+        path = tmp_path / OUTPUTS[name]
+        write_format(path, documents, name=name)
+        assert guess_annotation_format(path) == name
+        documents, intake = read(path)
+        assert essence(documents) == wanted
+        assert intake.kept == 9809
+
+
+# Round trips of generated documents
+
+WORDS = st.lists(st.text(alphabet=string.ascii_letters + "äß中😀'-.", min_size=1, max_size=8), min_size=1, max_size=12)
+
+
+@st.composite
+def documents(draw: Callable[..., object], *, flat: bool) -> Document:
+    words = draw(WORDS)
+    assert isinstance(words, list)
+    places, position = [], 0
+    for word in words:
+        places.append((position, position + len(word)))
+        position += len(word) + 1
+    spans = []
+    number = len(places)
+    for index in range(number):
+        kind = draw(st.sampled_from(["none", "none", "one", "two"]))
+        if kind == "none" or (flat and spans and spans[-1].end > places[index][0]):
+            continue
+        last = min(number - 1, index + int(str(draw(st.integers(0, 2)))))
+        labels = ("T047",) if flat or kind == "one" else ("T116", "T123")
+        extra = {} if flat or kind == "one" else {"concept": "C0004057"}
+        spans.append(Span(start=places[index][0], end=places[last][1], labels=labels, extra=extra))
+    return Document(id="d1", text=" ".join(words), spans=tuple(spans), tokens=tuple(places))
+
+
+@pytest.mark.parametrize(
+    "name", ["jsonl", "pubtator", "brat", "bioc-xml", "bioc-json", "cas", "label-studio", "docbin"]
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_written_is_read_again(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    document = data.draw(documents(flat=False))
+    path = tmp_path / OUTPUTS[name]
+    left_out = write_format(path, [document], name=name)
+    found, intake = read(path, name=name)
+    assert essence(found) == essence([document])
+    assert not left_out
+    assert not intake.faults
+
+
+@pytest.mark.parametrize("name", ["conll", "hf"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_flat_mentions_survive_tags(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    document = data.draw(documents(flat=True))
+    path = tmp_path / OUTPUTS[name]
+    left_out = write_format(path, [document], name=name)
+    found, _ = read(path, name=name)
+    assert essence(found) == essence([document])
+    assert not left_out
+
+
+def test_what_flat_tags_cannot_hold_is_counted(tmp_path: Path) -> None:
+    spans = (
+        Span(start=0, end=12, labels=("A", "B")),
+        Span(start=8, end=12, labels=("C",)),
+        Span(start=13, end=16, labels=("D",)),
+    )
+    left_out = write_format(
+        tmp_path / "x.conll", [Document(id="1", text="kidney cell lines", spans=spans)], name="conll"
+    )
+    assert left_out == {"mention that overlaps a longer one": 1, "further label of a mention": 1}
+    lines = (tmp_path / "x.conll").read_text().splitlines()
+    assert lines[1:] == ["kidney\tB-A", "cell\tI-A", "l\tO", "ine\tB-D", "s\tO", ""]
+
+
+# Wrong input
+
+TEXT = "Aspirin helps against headache. Aspirin is cheap."
+
+
+def pubtator(*rows: str, text: str = TEXT) -> str:
+    return "\n".join([f"7|t|{text}", *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault", "repaired"),
+    [
+        (pubtator("7\t1\t8\tAspirin\tT121"), "the text differs", (0, 7)),
+        (pubtator("7\t30\t37\tAspirin\tT121"), "the text differs", (32, 39)),
+        (pubtator("7\t40\t900\tcheap\tT080"), "offsets outside the text", (43, 48)),
+        (pubtator("7\t5\t5\tAspirin\tT121"), "offsets outside the text", (0, 7)),
+        (pubtator("7\t16\t23\tAspirin\tT121"), "the text differs", None),  # as near before as behind
+        (pubtator("7\t0\t7\tParacetamol\tT121"), "the text differs", None),
+        (pubtator("7\t0\t7\tAspirin\t"), "an annotation without a label", None),
+        (pubtator("7\t0\t7\tAspirin"), "no line of ID", None),
+    ],
+)
+def test_faults_are_refused_skipped_or_repaired(
+    content: str, fault: str, repaired: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "team.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"team\.txt:2: document 7: {fault}.*--on-error"):
+        read(path)
+    (document,), intake = read(path, "skip")
+    assert document.spans == ()
+    assert [(row.where, row.action) for row in intake.faults] == [(f"{path}:2", "skipped")]
+    (document,), intake = read(path, "repair")
+    assert [(span.start, span.end) for span in document.spans] == ([repaired] if repaired else [])
+    assert [row.action for row in intake.faults] == ["repaired" if repaired else "skipped"]
+    assert intake.mentions == 1 == intake.kept + intake.count("skipped").total()
+
+
+def test_utf16_offsets_of_label_studio_are_converted(tmp_path: Path) -> None:
+    text = "😀 Aspirin"
+    value = '{"start": 3, "end": 10, "text": "Aspirin", "labels": ["T121"]}'
+    task = (
+        f'[{{"data": {{"text": "{text}"}}, "annotations": [{{"result": [{{"type": "labels", "value": {value}}}]}}]}}]'
+    )
+    (tmp_path / "ls.json").write_text(task)
+    (document,), _ = read(tmp_path / "ls.json")
+    assert document.text[document.spans[0].start : document.spans[0].end] == "Aspirin"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "empty file"),
+        ("latin.txt", "7|t|Café\n".encode("latin-1"), r"latin\.txt:1: not UTF-8"),
+        (
+            "cut.txt.gz",
+            gzip.compress(b"7|t|" + random.Random(1).randbytes(999).hex().encode())[:300],
+            "damaged or cut short",
+        ),
+        ("what.tsv", b"one line of nothing\n", "its format is not known"),
+    ],
+)
+def test_unreadable_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+def test_crlf_and_bom_do_not_move_offsets(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + pubtator("7\t0\t7\tAspirin\tT121")).replace("\n", "\r\n").encode())
+    (document,), intake = read(tmp_path / "a.txt")
+    assert document.text == TEXT
+    assert intake.kept == 1
+
+
+def test_a_folder_of_mixed_formats_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(pubtator())
+    (tmp_path / "b.jsonl").write_text('{"id": "1", "text": "a", "spans": []}\n')
+    with pytest.raises(DataError, match="mixed formats: .*is jsonl; .*is pubtator"):
+        read(tmp_path)
+
+
+def test_lonely_brat_annotations_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.ann").write_text("T1\tX 0 1\ta\n")
+    (tmp_path / "b.txt").write_text("a")
+    (tmp_path / "b.ann").write_text("")
+    with pytest.raises(DataError, match=r"no a\.txt beside it"):
+        read(tmp_path)
+
+
+FUZZED = [
+    "formats/pubtator/medmentions_full_1doc.txt",
+    "formats/brat/anatem_train_60/PMID-10295626.ann",
+    "formats/bioc/everything.xml",
+    "formats/bioc/everything.json",
+    "formats/conll/bionlp13cg_iob_sample.tsv",
+    "formats/webanno_tsv/test_input.tsv",
+    "formats/cas/tsv3/debug.xmi",
+    "formats/cas/tsv3/data.json",
+    "formats/label_studio/ner_completions_old.json",
+    "formats/doccano/labeling.jsonl",
+    "formats/prodigy/food_200.jsonl",
+]
+
+
+@pytest.mark.parametrize("file", FUZZED)
+def test_mutated_files_give_an_error_or_a_full_account(shared_data: Path, tmp_path: Path, file: str) -> None:
+    """Bytes changed, removed, doubled, lines cut: never a traceback, and every mention is kept or listed."""
+    source = shared_data / file
+    content = source.read_bytes()[:20_000]
+    for other in source.parent.iterdir():
+        if other.suffix in (".xml", ".txt") and other != source and other.stem in (source.stem, "debug-typesystem"):
+            (tmp_path / other.name).write_bytes(other.read_bytes())
+    name = guess_annotation_format(source)
+    for seed in range(40):
+        (tmp_path / source.name).write_bytes(mutate(content, random.Random(seed)))
+        for policy in POLICIES:
+            try:
+                found, intake = read(tmp_path / source.name, policy, name)
+            except MedtunerError:
+                continue
+            assert intake.mentions == intake.kept + intake.count("skipped").total()
+            assert sum(len(document.spans) for document in found) == intake.kept
+
+
+def mutate(content: bytes, generator: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(generator.randint(1, 5)):
+        place = generator.randrange(max(1, len(changed)))
+        kind = generator.randrange(5)
+        if kind == 0:
+            changed[place : place + 1] = bytes([generator.randrange(256)])
+        elif kind == 1:
+            del changed[place : place + generator.randint(1, 40)]
+        elif kind == 2:
+            changed[place:place] = changed[place : place + generator.randint(1, 40)]
+        elif kind == 3:
+            changed[place:place] = generator.choice(
+                [b"\t", b"\n", b"-1", b"null", b"{}", b"99999999", "😀".encode(), b"\r"]
+            )
+        else:
+            del changed[place:]
+            changed = changed or bytearray(b"x")
+    return bytes(changed)
+
+
+def test_every_format_is_named_once_and_can_be_asked_for() -> None:
+    assert set(OUTPUTS) == {name for name, one in FORMATS.items() if one.write}
+    with pytest.raises(DataError, match="Did you mean 'pubtator'"):
+        read(Path("x"), name="pubtater")
