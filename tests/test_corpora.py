@@ -184,4 +184,4 @@ def test_hub_dataset_comes_from_the_local_cache_when_offline(tmp_path: Path, run
         """,
     )
     assert "hub:someone/absent: neither in the local cache" in done
-    assert "datasets.load_dataset('someone/absent')" in done
+    assert "medtuner fetch CONFIG" in done
