@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from medtuner.alignment import Encoded, SubwordEncoder, cut_windows, tag_subwords, tag_units
 from medtuner.batches import IGNORED, make_items
 from medtuner.corpora import load_corpus
-from medtuner.documents import Document, Span
+from medtuner.documents import Document, Span, find_words
 from medtuner.errors import DataError, ModelError
 from medtuner.labels import LabelSpace
 from medtuner.ledger import Account, Ledger

@@ -123,14 +123,14 @@ def test_json_array_and_documents_are_told_apart(tmp_path: Path) -> None:
     [
         ("empty.jsonl", "", "empty file"),
         ("keys.jsonl", '{"words": []}\n', "found the keys words"),
-        ("doccano.jsonl", '{"id": 1, "text": "a", "label": []}\n', "no key 'spans' among id, text, label"),
+        ("foreign.jsonl", '{"id": 1, "text": "a", "marks": []}\n', "no key 'spans' among id, text, marks"),
         ("surrogate.jsonl", '{"id": 1, "text": "a \\ud83d b", "spans": []}\n', "half a surrogate pair"),
         ("uneven.jsonl", '{"tokens": ["a"], "ner_tags": []}\n', "1 tokens but 0 ner_tags"),
         ("blank.jsonl", '{"tokens": [" "], "ner_tags": ["O"]}\n', "token 0 is empty"),
         ("numbers.jsonl", '{"tokens": ["a"], "ner_tags": [1]}\n', "must be a string. Integers need their names"),
-        ("some.xyz", "a", "format not known by its suffix '.xyz'"),
+        ("some.xyz", "a", "its format is not known by its content"),
         ("broken.parquet", "a", "not a readable parquet file"),
-        ("broken.json", "[{", "not JSON"),
+        ("broken.json", "[{", "its format is not known by its content"),
     ],
 )
 def test_bad_files_are_refused_with_the_place(tmp_path: Path, name: str, content: str, message: str) -> None:

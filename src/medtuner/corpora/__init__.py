@@ -4,23 +4,26 @@ A source is written as one string:
 
 - ``medmentions-zs`` (or ``medmentions-zs:validation``): the embedded copy of ibm-research/MedMentions-ZS
 - ``hub:owner/dataset`` (or ``hub:owner/dataset/configuration:split``): a Hugging Face dataset of `tokens` and `ner_tags`
-- a path: parquet, JSON or JSON Lines with `tokens` and `ner_tags`, or our Document JSON Lines
+- a path: a file or folder of any format of `medtuner.corpora.formats`, such as Document JSON Lines, PubTator or BRAT
 
     splits = load_splits(config.data)
     splits.train.documents[0].text
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from medtuner.config import DataSection
+from medtuner.corpora.formats import guess_annotation_format as guess_format
+from medtuner.corpora.formats import read_format
 from medtuner.corpora.hub import read_hub
-from medtuner.corpora.tables import Row, is_json_array, read_rows
+from medtuner.corpora.intake import Intake, Policy
+from medtuner.corpora.tables import Row, read_rows
 from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
-from medtuner.documents import Document, read_documents, read_json_lines
+from medtuner.documents import Document, read_documents
 from medtuner.errors import DataError
 
 EMBEDDED = "medmentions-zs"
@@ -75,46 +78,21 @@ def _read_tagged_file(path: Path, orphans: Orphans) -> Corpus:
     return _read_tagged(path.name, read_rows(path), orphans)
 
 
-def _read_document_file(path: Path, orphans: Orphans) -> Corpus:
-    del orphans  # spans have no tags to mend
-    return Corpus(source=path.name, documents=tuple(read_documents(path, annotated=True)), mended={})
+def _read_annotated(path: Path, name: str, policy: Policy) -> Corpus:
+    """Read a file or folder of any annotation format; what was repaired or skipped is counted by document."""
+    intake = Intake(policy)
+    documents = tuple(read_format(path, intake, name=name))
+    mended: dict[str, Counter[str]] = {}
+    for fault in intake.faults:
+        kind = f"{fault.action}: {fault.what.partition(':')[0]}"
+        mended.setdefault(fault.document, Counter())[kind] += 1
+    return Corpus(source=path.name, documents=documents, mended=mended)
 
 
-READERS: Mapping[str, Callable[[Path, Orphans], Corpus]] = {
-    "hf": _read_tagged_file,
-    "jsonl": _read_document_file,
-}
-
-
-def guess_format(path: Path) -> str:
-    """Return the reader's name for a file, from its suffix and its first record."""
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file (looked from {Path.cwd()}). A source is a file, {EMBEDDED!r}, or 'hub:owner/dataset'."
-        )
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix == ".parquet" or (suffix in (".json", ".jsonl") and is_json_array(path)):
-        return "hf"
-    if suffix in (".json", ".jsonl"):
-        where, record = next(read_json_lines(path), (str(path), None))
-        if record is None:
-            raise DataError(f"{path}: empty file.")
-        if "ner_tags" in record or ("tokens" in record and "text" not in record):
-            return "hf"
-        if "text" in record:
-            return "jsonl"
-        raise DataError(
-            f"{where}: found the keys {', '.join(record)}; needed are 'text' and 'spans' (documents), or 'tokens' and "
-            "'ner_tags'."
-        )
-    raise DataError(
-        f"{path}: format not known by its suffix {suffix!r}. Valid: .jsonl, .json, .parquet (and .txt to annotate)."
-    )
-
-
-def load_corpus(source: str, *, split: str = "train", orphans: Orphans = "begin") -> Corpus:
-    """Read one source whole; `split` is used where the source names none itself."""
+def load_corpus(
+    source: str, *, split: str = "train", orphans: Orphans = "begin", policy: Policy = "refuse", form: str = ""
+) -> Corpus:
+    """Read one source whole; `split` is used where the source names none itself, `form` names a file's format."""
     name, _, own_split = source.partition(":")
     if name == EMBEDDED:
         corpus = _read_embedded(own_split or split, orphans)
@@ -124,7 +102,8 @@ def load_corpus(source: str, *, split: str = "train", orphans: Orphans = "begin"
         corpus = _read_tagged(f"{dataset}/{own_split or split}", rows, orphans)
     else:
         path = Path(source)
-        corpus = READERS[guess_format(path)](path, orphans)
+        form = form or guess_format(path)
+        corpus = _read_tagged_file(path, orphans) if form == "hf" else _read_annotated(path, form, policy)
     if not corpus.documents:
         raise DataError(f"{source}: no documents in it.")
     return corpus
@@ -144,7 +123,7 @@ def load_splits(data: DataSection) -> Splits:
     ``split = "block"`` cuts `train` into contiguous blocks of 80, 10 and 10 percent: sentences stand in document order,
     so a shuffled cut would put sentences of one abstract on both sides. Limits keep the first documents of a split.
     """
-    train = load_corpus(data.train, orphans=data.orphans)
+    train = load_corpus(data.train, orphans=data.orphans, policy=data.on_error, form=data.format)
     if data.split == "block":
         first, second = int(len(train.documents) * 0.8), int(len(train.documents) * 0.9)
         dev: Corpus | None = _part(train, first, second)
@@ -178,7 +157,9 @@ def _load_given(data: DataSection, source: str, split: str) -> Corpus | None:
     if not source and data.train.partition(":")[0] in (EMBEDDED, "hub") and data.train.count(":") < 2:
         name, _, rest = data.train.partition(":")
         source = f"{name}:{rest}" if name == "hub" else EMBEDDED
-    return load_corpus(source, split=split, orphans=data.orphans) if source else None
+    if not source:
+        return None
+    return load_corpus(source, split=split, orphans=data.orphans, policy=data.on_error, form=data.format)
 
 
 def _refuse_duplicate_ids(split: str, corpus: Corpus) -> None:
@@ -194,9 +175,12 @@ def _refuse_duplicate_ids(split: str, corpus: Corpus) -> None:
 def iterate_documents(source: str) -> Iterator[Document]:
     """Yield a source's documents one by one, annotated or not; Document JSON Lines are streamed, the rest is read whole."""
     path = Path(source)
-    if path.is_file() and guess_format(path) == "jsonl":
+    form = guess_format(path) if path.exists() else ""
+    if form == "jsonl":
         yield from read_documents(path)
-    elif path.is_file():
+    elif form == "hf":
         yield from _read_tagged(path.name, read_rows(path, annotated=False), "begin").documents
+    elif form:
+        yield from read_format(path, Intake(), name=form)
     else:
         yield from load_corpus(source).documents

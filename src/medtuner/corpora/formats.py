@@ -166,7 +166,10 @@ def guess_annotation_format(path: Path) -> str:
     Raises `DataError` when a folder mixes formats or a file shows none.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file (looked from {Path.cwd()}).")
+        raise DataError(
+            f"{path}: no such file (looked from {Path.cwd()}). A source is a file, a folder, 'medmentions-zs', or "
+            "'hub:owner/dataset'."
+        )
     if not path.is_dir():
         return _guess_file(path)
     if any(path.rglob("*.ann")):
@@ -197,8 +200,20 @@ def _guess_file(path: Path) -> str:
     if not guess and suffix == ".txt":
         guess = "text"
     if not guess:
-        raise DataError(f"{path}: its format is not known by its content. Name it with --from: {', '.join(FORMATS)}.")
+        raise DataError(
+            f"{path}: its format is not known by its content{_keys(head)}. Name it (--from, or data.format): "
+            f"{', '.join(FORMATS)}."
+        )
     return guess
+
+
+def _keys(head: str) -> str:
+    """Say which keys the first JSON object of a file has."""
+    try:
+        record = json.loads(head.lstrip().splitlines()[0])
+    except json.JSONDecodeError:
+        return ""
+    return f" (found the keys {', '.join(record)})" if isinstance(record, dict) else ""
 
 
 def _read_head(path: Path) -> str:
@@ -245,7 +260,9 @@ def _guess_json(head: str) -> str:
         return "prodigy"
     if "text" in keys and "spans" in keys:
         return "jsonl"
-    return "doccano" if keys & {"text", "data"} and keys & {"labels", "label", "annotations", "entities"} else ""
+    if keys & {"text", "data"} and keys & {"labels", "label", "annotations", "entities"}:
+        return "doccano"
+    return "jsonl" if "text" in keys else ""
 
 
 def _guess_lines(head: str) -> str:

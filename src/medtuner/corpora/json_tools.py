@@ -148,11 +148,11 @@ def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
     for answer in given or [{}]:
-        mentions = _to_points([_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text)
+        placed = _to_points([_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text)
         author = answer.get("completed_by", answer.get("id"))
         author = author.get("email", author.get("id")) if isinstance(author, dict) else author
         extra = {"annotator": str(author)} if len(given) > 1 else {}
-        yield intake.document(identifier, text, mentions, where=where, extra=extra)
+        yield intake.document(identifier, text, placed, where=where, extra=extra)
 
 
 def _task_text(data: Any, where: str) -> tuple[str, str]:
