@@ -8,7 +8,7 @@
 Batches of like lengths hold 1 to 2% padding on MedMentions sentences, where random batches of 8 hold 50%. Since order and
 random numbers follow from (seed, epoch) and (seed, step, part), the position of a run is its step number.
 
-Array legend: B windows of a batch, T subwords with special tokens.
+Array legend: B windows of a batch, T subwords with special tokens, N tags.
 """
 
 import itertools
@@ -24,19 +24,22 @@ from medtuner.alignment import Encoded, SubwordEncoder, Window, cut_windows, fir
 IGNORED = -100  # the target that cross entropy leaves out
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchItem:
     """One window ready for the encoder: token ids [T] with special tokens, tags [T] and their weights in the loss [T].
 
-    What the window does not own, and special tokens, have the tag `IGNORED` and weight 0.
+    What the window does not own, and special tokens, have the tag `IGNORED` and weight 0. `unknown` [N] marks the tags of
+    types that the document's annotators did not look for: where the tag is O, they are not ruled out.
     """
 
     window: Window
     ids: IntArray
     tags: IntArray
     weights: FloatArray
+    unknown: BoolArray | None = None
 
     @property
     def weight(self) -> float:
@@ -46,12 +49,13 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """A padded batch: token ids, attention mask, tags and weights, each [B, T]."""
+    """A padded batch: token ids, attention mask, tags and weights, each [B, T]; unknown tags [B, N] where there are any."""
 
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     tags_BT: torch.Tensor
     weights_BT: torch.Tensor
+    unknown_BN: torch.Tensor | None
 
 
 def make_items(
@@ -60,9 +64,11 @@ def make_items(
     subword_tags: Sequence[IntArray] | None = None,
     *,
     continuation: float = 1.0,
+    unknown: Sequence[BoolArray | None] | None = None,
 ) -> list[BatchItem]:
     """Cut documents into windows with special tokens; without `subword_tags` every tag is `IGNORED`.
 
+    `unknown` holds for each document the mask of tags that its annotators did not look for, or None.
     The first subword of a unit has weight 1 in the loss, each later one weight `continuation`.
     """
     items: list[BatchItem] = []
@@ -77,7 +83,8 @@ def make_items(
                 tags[own] = subword_tags[index][window.own_first : window.own_last]
                 is_first = first_subwords(document.unit_of)[window.own_first : window.own_last]
                 weights[own] = np.where(tags[own] == IGNORED, 0, np.where(is_first, 1, continuation))
-            items.append(BatchItem(window=window, ids=ids, tags=tags, weights=weights))
+            mask = unknown[index] if unknown is not None else None
+            items.append(BatchItem(window=window, ids=ids, tags=tags, weights=weights, unknown=mask))
     return items
 
 
@@ -134,7 +141,16 @@ def collate(items: Sequence[BatchItem], *, pad_id: int, device: torch.device) ->
         tags_BT[row, : len(item.ids)] = item.tags
         weights_BT[row, : len(item.ids)] = item.weights
     ids, mask, tags, weights = (torch.from_numpy(array).to(device) for array in (ids_BT, mask_BT, tags_BT, weights_BT))
-    return Tensors(ids_BT=ids, mask_BT=mask, tags_BT=tags, weights_BT=weights)
+    return Tensors(ids_BT=ids, mask_BT=mask, tags_BT=tags, weights_BT=weights, unknown_BN=_stack_unknown(items, device))
+
+
+def _stack_unknown(items: Sequence[BatchItem], device: torch.device) -> torch.Tensor | None:
+    known = [item.unknown for item in items if item.unknown is not None]
+    if not known:
+        return None
+    nothing = np.zeros_like(known[0])
+    rows = [nothing if item.unknown is None else item.unknown for item in items]
+    return torch.from_numpy(np.stack(rows)).to(device)
 
 
 def derive_seed(*parts: int) -> int:

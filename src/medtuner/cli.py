@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medtuner import cli_jobs
+from medtuner import cli_data, cli_jobs
 from medtuner.caches import place_hub_cache
 from medtuner.errors import MedtunerError, RunInterrupted
 
@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(cli_data.convert)
+app.command()(cli_data.merge)
 app.add_typer(cli_jobs.submit_app, name="submit")
 app.command()(cli_jobs.status)
 app.command()(cli_jobs.logs)
@@ -191,28 +193,6 @@ def annotate(
     console = Console()
     count = annotate_file(Recognizer.load(model), source, target, track=lambda d: console.track(d, total=None))
     console.say(f"{count} documents written to {target}")
-
-
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A file or folder of annotations.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file (or folder, for brat and cas) to write.")],
-    from_format: Annotated[str, typer.Option("--from", help="Its format; guessed from content and suffix.")] = "",
-    to_format: Annotated[
-        str, typer.Option("--to", help="The format to write; from OUT's suffix where that tells.")
-    ] = "",
-    on_error: Annotated[
-        str, typer.Option(help="What to do with faulty annotations: refuse, skip or repair.")
-    ] = "refuse",
-) -> None:
-    """Convert annotations; OUT.ledger.json accounts for every mention."""
-    from medtuner.conversion import convert_annotations
-    from medtuner.corpora.intake import check_policy
-
-    for line in convert_annotations(
-        source, target, from_format=from_format, to_format=to_format, policy=check_policy(on_error)
-    ):
-        typer.echo(line)
 
 
 @app.command()

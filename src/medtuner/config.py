@@ -91,6 +91,7 @@ class TrainSection(_Section):
     checkpoint_every: int = Field(default=200, ge=1)
     keep_checkpoints: int = Field(default=2, ge=2)
     log_every: int = Field(default=10, ge=1)
+    unannotated: Literal["unknown", "outside"] = "unknown"
 
 
 class EvaluateSection(_Section):

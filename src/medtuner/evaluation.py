@@ -37,6 +37,8 @@ def evaluate(gold: Sequence[Document], predicted: Sequence[Document], *, options
     if options.trained_types is not None:
         for name, row in per_type.items():
             row["trained"] = name in options.trained_types
+    if by_source := _score_sources(gold, predicted):
+        scores["per_source"] = by_source
     scores["protocol"] = {
         "medtuner": version("medtuner"),
         "scheme": "spans as character offsets, from legal BIO (IOB2)",
@@ -50,6 +52,20 @@ def evaluate(gold: Sequence[Document], predicted: Sequence[Document], *, options
         "data_sha256": hash_documents(gold),
     }
     return scores
+
+
+def _score_sources(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Any]:
+    """Return strict scores of each source where gold documents name several, as merged files do."""
+    sources = [str(document.extra.get("source", "")) for document in gold]
+    if len(set(sources)) < 2:
+        return {}
+    rows: dict[str, Any] = {}
+    for name in sorted(set(sources)):
+        own = [document for document, source in zip(gold, sources, strict=True) if source == name]
+        ids = {document.id for document in own}
+        scored = score(count_matches(own, [row for row in predicted if row.id in ids]), bootstrap=0, seed=0)["strict"]
+        rows[name] = {"documents": len(own), "micro": scored["micro"], "macro": scored["macro"]}
+    return rows
 
 
 def collapse_gold(documents: Sequence[Document], space: LabelSpace, account: Account) -> list[Document]:

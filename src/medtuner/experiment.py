@@ -9,10 +9,11 @@ Calling it again on the same folder resumes an unfinished run and returns at onc
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medtuner import slurm
@@ -25,7 +26,7 @@ from medtuner.distributed import Ranks, join_ranks
 from medtuner.documents import Document, hash_documents, write_documents
 from medtuner.errors import DataError, MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
-from medtuner.labels import check_labels, choose_label_space
+from medtuner.labels import check_labels, choose_label_space, unknown_tags
 from medtuner.ledger import Ledger
 from medtuner.models import (
     ModelOptions,
@@ -209,7 +210,7 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
         continuation=config.model.continuation,
         tokens_per_batch=config.evaluate.tokens_per_batch,
     )
-    items = _align(splits, predictor, ledger)
+    items = _align(splits, predictor, ledger, partial=config.train.unannotated == "unknown")
     dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
     test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
     trained_types = tuple(sorted(ledger.account("train").kept_types))
@@ -228,12 +229,28 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     )
 
 
-def _align(splits: Splits, predictor: Predictor, ledger: Ledger) -> list[BatchItem]:
+def _align(splits: Splits, predictor: Predictor, ledger: Ledger, *, partial: bool) -> list[BatchItem]:
     account = ledger.account("train")
     encoded = predictor.encoder.encode(splits.train.documents)
     tags = [tag_subwords(document, tag_units(document, predictor.space, account)) for document in encoded]
-    items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation)
-    return [item for item in items if item.weight]
+    unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents] if partial else None
+    items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation, unknown=unknown)
+    factors = [_source_weight(document) for document in splits.train.documents]
+    weighted = [
+        item
+        if factors[item.window.document] == 1
+        else replace(item, weights=item.weights * factors[item.window.document])
+        for item in items
+    ]
+    return [item for item in weighted if item.weight]
+
+
+def _source_weight(document: Document) -> np.float32:
+    """Return how much a document counts in the loss: its key `weight`, 1 without it."""
+    weight = document.extra.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise DataError(f"document {document.id}: 'weight' = {weight!r} must be a number from 0 on.")
+    return np.float32(weight)
 
 
 def _report_data(splits: Splits, ledger: Ledger, console: Console) -> None:

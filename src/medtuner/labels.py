@@ -13,10 +13,15 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from medtuner import semantic_network
 from medtuner.documents import Document
 from medtuner.errors import DataError, nearest
 
+ANNOTATED_TYPES = "annotated_types"
+BoolArray = npt.NDArray[np.bool_]
 _NAMED_SPACES = ("train", "st21pv", "full", "groups")
 
 
@@ -90,6 +95,27 @@ def _read_list(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise DataError("labels.space is an empty list; name at least one type.")
     return tuple(dict.fromkeys(semantic_network.find(name) for name in names))
+
+
+def unknown_tags(space: LabelSpace, document: Document) -> BoolArray | None:
+    """Return the mask [N] of tags whose types the document's annotators did not look for; None when they looked for all.
+
+    The key `annotated_types` of a document lists what its source annotated; without it that is every type.
+    """
+    declared = document.extra.get(ANNOTATED_TYPES)
+    if declared is None:
+        return None
+    if not isinstance(declared, list) or not all(isinstance(name, str) for name in declared):
+        raise DataError(f"document {document.id}: {ANNOTATED_TYPES!r} must be a list of types.")
+    return _mask_unknown(space, tuple(sorted(set(declared))))
+
+
+@functools.cache
+def _mask_unknown(space: LabelSpace, annotated: tuple[str, ...]) -> BoolArray | None:
+    # A type of the space is known only if it was annotated as such: one that stands for many in a coarser space would be
+    # known in part, and its absence would still say nothing.
+    mask = np.array([tag != "O" and tag[2:] not in annotated for tag in space.tags])
+    return mask if mask.any() else None
 
 
 def check_labels(space: LabelSpace, documents: Iterable[Document]) -> None:

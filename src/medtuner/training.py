@@ -183,10 +183,8 @@ class TrainingLoop:
         tensors = collate(items, pad_id=predictor.encoder.pad_id, device=predictor.device)
         with autocast(predictor.device, predictor.precision):
             logits_BTC = self._model(input_ids=tensors.ids_BT, attention_mask=tensors.mask_BT).logits
-        losses = functional.cross_entropy(
-            logits_BTC.float().flatten(0, 1), tensors.tags_BT.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        loss = (losses * tensors.weights_BT.flatten()).sum()
+        losses_BT = tag_losses(logits_BTC.float(), tensors.tags_BT, tensors.unknown_BN)
+        loss = (losses_BT * tensors.weights_BT).sum()
         (loss / weight).backward()
         return loss.detach()
 
@@ -322,3 +320,23 @@ def build_optimizer(model: nn.Module, options: TrainSection) -> tuple[torch.opti
         groups.setdefault((rate, decay), []).append(parameter)
     settings = [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
     return torch.optim.AdamW(settings, fused=True), [rate for rate, _ in groups]
+
+
+def tag_losses(logits_BTN: torch.Tensor, tags_BT: torch.Tensor, unknown_BN: torch.Tensor | None) -> torch.Tensor:
+    """Return the loss of each subword, [B, T]: minus the log-probability of its tag, 0 where that is `IGNORED`.
+
+    Where the tag is O, the probabilities of the window's `unknown_BN` tags count for O: its annotators did not look for those
+    types, so their absence says nothing (partial annotation; Greenberg et al. 2018, "Marginal Likelihood Training of
+    BiLSTM-CRF for Biomedical Named Entity Recognition from Disjoint Label Sets", here without the CRF).
+    """
+    shape = tags_BT.shape
+    losses = functional.cross_entropy(
+        logits_BTN.flatten(0, 1), tags_BT.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view(shape)
+    if unknown_BN is None:
+        return losses
+    outside_BN = unknown_BN.clone()
+    outside_BN[:, 0] = True  # O itself
+    kept_BTN = logits_BTN.masked_fill(~outside_BN.unsqueeze(1), float("-inf"))
+    open_BT = logits_BTN.logsumexp(-1) - kept_BTN.logsumexp(-1)
+    return torch.where(tags_BT == 0, open_BT, losses)

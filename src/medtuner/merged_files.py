@@ -1,0 +1,124 @@
+"""`medtuner merge`: sources read, merged, checked against evaluation data, tokenised and written with their account.
+
+for line in merge_files(["team_a=notes.pubtator", "medmentions"], Path("merged.jsonl"), MergeOptions()): print(line)
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medtuner.corpora import load_corpus
+from medtuner.corpora.formats import write_format
+from medtuner.corpora.intake import check_policy
+from medtuner.documents import Document
+from medtuner.duplicates import Leak, find_leaks
+from medtuner.errors import ConfigError, DataError, nearest
+from medtuner.merging import ON_CONFLICT, LabelMapping, Merged, Source, merge, read_mapping, read_source
+from medtuner.runs import write_json, write_text
+from medtuner.tokenising import SpacyTokenizer
+
+T = TypeVar("T", bound=str)
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeOptions:
+    """The options of `medtuner merge`."""
+
+    labels: Path | None = None
+    against: Sequence[str] = ()
+    on_conflict: str = "majority"
+    on_error: str = "refuse"
+    language: str = "en"
+    leaks: str = "refuse"
+
+
+def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> Iterator[str]:
+    """Merge and write ``OUTPUT``, ``OUTPUT.tokens.jsonl``, ``.conflicts.jsonl`` and ``.ledger.json``; yield the account.
+
+    Raises `DataError` when a source cannot be read as the policies say, or when training would show evaluation data.
+    """
+    on_conflict = _choose(options.on_conflict, ON_CONFLICT, "--on-conflict")
+    on_leak = _choose(options.leaks, ("refuse", "drop"), "--leaks")
+    policy = check_policy(options.on_error)
+    tokenizer = SpacyTokenizer(options.language)
+    mapping = read_mapping(options.labels) if options.labels else LabelMapping()
+    sources = [read_source(spec, mapping, policy=policy) for spec in specs]
+    for source in sources:
+        yield f"{source.name}: {'; '.join(source.intake.summary())}"
+        yield f"  annotated types: {', '.join(source.annotated)}"
+        yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
+    merged = merge(sources, on_conflict=on_conflict)
+    evaluation = [document for spec in options.against for document in load_corpus(spec, split="test").documents]
+    leaks = find_leaks(merged.documents, evaluation, sentences=tokenizer.sentences) if evaluation else []
+    serious = [leak for leak in leaks if not leak.tolerated]
+    if serious and on_leak == "refuse":
+        raise DataError(_explain_leaks(serious, options.against))
+    leaking = {leak.train for leak in serious}
+    documents = [document for document in merged.documents if document.id not in leaking]
+    counts: Counter[str] = Counter()
+    documents = [tokenizer.tokenise(document, counts) for document in documents]
+    yield from _write(output, documents, merged, sources, leaks, counts)
+
+
+def _choose(value: str, valid: Sequence[T], option: str) -> T:
+    for one in valid:
+        if one == value:
+            return one
+    raise ConfigError(f"{option} {value}: valid are {', '.join(valid)}.{nearest(value, valid)}")
+
+
+def _explain_leaks(leaks: Sequence[Leak], against: Sequence[str]) -> str:
+    kinds = Counter(leak.kind for leak in leaks)
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    places = "; ".join(f"{leak.train} and {leak.evaluation} ({leak.kind})" for leak in leaks[:_SHOWN])
+    return (
+        f"training would show what {', '.join(against)} tests: {found}. First: {places}. Remove them from the training data, "
+        "or choose --leaks drop, which leaves those training documents out and lists them."
+    )
+
+
+def _write(
+    output: Path,
+    documents: Sequence[Document],
+    merged: Merged,
+    sources: Sequence[Source],
+    leaks: Sequence[Leak],
+    counts: Counter[str],
+) -> Iterator[str]:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_format(output, documents, name="jsonl")
+    tokens = output.with_name(f"{output.stem}.tokens.jsonl")
+    lost = write_format(tokens, documents, name="hf")
+    conflicts = output.with_name(f"{output.stem}.conflicts.jsonl")
+    write_text(conflicts, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in merged.conflicts))
+    dropped = sorted({leak.train for leak in leaks if not leak.tolerated})
+    account: dict[str, Any] = {
+        "sources": {
+            source.name: source.intake.to_json()
+            | {"annotated": list(source.annotated), "left_out_labels": dict(source.left_out)}
+            for source in sources
+        },
+        "documents": len(documents),
+        "mentions": sum(len(document.spans) for document in documents),
+        "joined_duplicates": merged.joined,
+        "near_duplicates": [list(pair) for pair in merged.near],
+        "leaks": [asdict(leak) for leak in leaks],
+        "dropped_for_leaks": dropped,
+        "tokens": dict(+counts),
+        "tokens_file_cannot_hold": dict(lost),
+    }
+    write_json(output.with_name(f"{output.stem}.ledger.json"), account)
+    yield f"merged: {account['documents']:,} documents, {account['mentions']:,} mentions"
+    yield f"joined {merged.joined} documents of equal text; {len(merged.near)} pairs of near-duplicates stay, listed"
+    kept = sum(conflict.kept for conflict in merged.conflicts)
+    yield f"{len(merged.conflicts)} conflicts, {kept} of them kept: {conflicts}"
+    if leaks:
+        tolerated = sum(leak.tolerated for leak in leaks)
+        yield f"{len(dropped)} documents left out that show evaluation data; {tolerated} stock phrases tolerated"
+    yield from (f"{what}: {count}" for what, count in (+counts).items())
+    yield from (f"{tokens.name} cannot hold {count}: {what}" for what, count in lost.most_common())
+    yield f"written: {output}, {tokens.name}, {output.stem}.ledger.json"

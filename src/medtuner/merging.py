@@ -1,0 +1,291 @@
+"""Several teams' annotations and MedMentions into one training file: labels mapped, duplicates joined, conflicts listed.
+
+    sources = [read_source("team_a=notes.pubtator", mapping, policy="refuse"), read_source("medmentions", mapping)]
+    merged = merge(sources, on_conflict="majority")
+    merged.documents, merged.conflicts
+
+The mapping is a TOML file; each of its tables and keys may be absent::
+
+    [labels.team_a]                  # names, abbreviations or TUIs to TUIs; "" leaves a label out, counted
+    Disease = "T047"
+    [annotated]                      # the types a source looked for; else those that occur in it
+    team_a = ["T047", "T121"]
+    [weights]                        # how much a source counts in the loss; 1 by default
+    team_a = 2.0
+
+Every merged document keeps its `source`, and `annotated_types`, by which training knows what the absence of a mention means.
+"""
+
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from medtuner import semantic_network
+from medtuner.corpora import EMBEDDED, load_corpus
+from medtuner.corpora.formats import read_format
+from medtuner.corpora.intake import Intake, Policy
+from medtuner.documents import Document, Offsets, Span
+from medtuner.duplicates import TextIndex, normalise
+from medtuner.errors import ConfigError, DataError, nearest
+from medtuner.labels import ANNOTATED_TYPES
+
+OnConflict = Literal["majority", "priority", "union", "refuse"]
+ON_CONFLICT: tuple[OnConflict, ...] = ("majority", "priority", "union", "refuse")
+_SECTIONS = ("labels", "annotated", "weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelMapping:
+    """What the mapping file says: labels by source, annotated types by source, weights by source."""
+
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    annotated: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The documents of one team, their labels mapped, and the account of reading them."""
+
+    name: str
+    documents: Sequence[Document]
+    annotated: tuple[str, ...]
+    intake: Intake
+    left_out: Counter[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """A place that sources of one text annotate differently: what each has there, and what was kept."""
+
+    document: str
+    start: int
+    end: int
+    votes: Mapping[str, Sequence[str]]
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """The merged documents, conflicts between sources, and near-duplicates that were left side by side."""
+
+    documents: Sequence[Document]
+    conflicts: Sequence[Conflict]
+    near: Sequence[tuple[str, str]]
+    joined: int
+
+
+def read_mapping(path: Path) -> LabelMapping:
+    """Read a mapping file, refusing sections that mean nothing."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such mapping file (looked from {Path.cwd()}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+    for section in table:
+        if section not in _SECTIONS:
+            hint = nearest(section, _SECTIONS)
+            raise ConfigError(f"{path}: unknown section [{section}].{hint} Valid: {', '.join(_SECTIONS)}.")
+    return LabelMapping(**table)
+
+
+def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") -> Source:
+    """Read ``NAME=PATH``, a path (named by its file) or ``medmentions``, and map its labels."""
+    name, equals, path = spec.partition("=")
+    if not equals:
+        name, path = ("medmentions", EMBEDDED) if spec in ("medmentions", EMBEDDED) else (_stem(spec), spec)
+    intake = Intake(policy)
+    if path == EMBEDDED:
+        documents: list[Document] = list(load_corpus(path).documents)
+        intake.documents = len(documents)
+        intake.mentions = intake.kept = sum(len(document.spans) for document in documents)
+    else:
+        documents = list(read_format(Path(path), intake))
+    if not documents:
+        raise DataError(f"{path}: no documents in it.")
+    left_out: Counter[str] = Counter()
+    if (table := mapping.labels.get(name)) is not None:
+        documents = [_map_labels(document, table, name, left_out) for document in documents]
+    seen = {label for document in documents for span in document.spans for label in span.labels}
+    annotated = tuple(sorted(mapping.annotated.get(name, seen)))
+    if missing := sorted(seen - set(annotated)):
+        raise DataError(f"source {name}: it has mentions of {', '.join(missing)}, which [annotated] does not list.")
+    weight = mapping.weights.get(name, 1.0)
+    documents = [_mark(document, name, annotated, weight) for document in documents]
+    return Source(name=name, documents=documents, annotated=annotated, intake=intake, left_out=left_out)
+
+
+def _stem(path: str) -> str:
+    return Path(path).name.removesuffix(".gz").split(".")[0] or path
+
+
+def _map_labels(document: Document, table: Mapping[str, str], source: str, left_out: Counter[str]) -> Document:
+    spans: list[Span] = []
+    for span in document.spans:
+        labels = tuple(
+            dict.fromkeys(label for old in span.labels if (label := _map_label(old, table, source, document)))
+        )
+        if labels:
+            spans.append(replace(span, labels=labels))
+        else:
+            left_out[f"label {'+'.join(span.labels)} is mapped to nothing"] += 1
+    return replace(document, spans=tuple(spans))
+
+
+def _map_label(label: str, table: Mapping[str, str], source: str, document: Document) -> str:
+    """Return the TUI of a label: by the table, else the label itself where the semantic network knows it."""
+    if label in table:
+        return semantic_network.find(table[label]) if table[label] else ""
+    try:
+        return semantic_network.find(label)
+    except DataError:
+        raise DataError(
+            f"source {source}: document {document.id}: label {label!r} is not in [labels.{source}] and no TUI, name or "
+            f'abbreviation of the semantic network.{nearest(label, table)} `medtuner labels` lists them; map it to "" to '
+            "leave it out."
+        ) from None
+
+
+def _mark(document: Document, source: str, annotated: Sequence[str], weight: float) -> Document:
+    extra = {**document.extra, "source": source, ANNOTATED_TYPES: list(annotated)}
+    return replace(document, extra=extra | ({"weight": weight} if weight != 1.0 else {}))
+
+
+def merge(sources: Sequence[Source], *, on_conflict: OnConflict = "majority") -> Merged:
+    """Join documents of equal text (up to white space) into one; others stand side by side with ids of their own.
+
+    Raises `DataError` for two sources of one name, and under ``refuse`` at the first conflict.
+    """
+    names = [source.name for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"two sources are named {twice!r}; name them, as TEAM=PATH.")
+    groups: dict[str, list[Document]] = defaultdict(list)
+    for source in sources:
+        for document in source.documents:
+            groups[normalise(document.text)].append(document)
+    conflicts: list[Conflict] = []
+    taken: set[str] = set()
+    documents = [_name_apart(_join(group, on_conflict, conflicts), taken) for group in groups.values()]
+    joined = sum(len(group) - 1 for group in groups.values())
+    return Merged(documents=documents, conflicts=conflicts, near=_find_near(documents), joined=joined)
+
+
+def _name_apart(document: Document, taken: set[str]) -> Document:
+    """Give a document an id that no other has."""
+    name = document.id
+    if name in taken:
+        name = f"{document.extra['source']}/{document.id}"
+    number = 2
+    while name in taken:
+        name = f"{document.extra['source']}/{document.id}#{number}"
+        number += 1
+    taken.add(name)
+    return replace(document, id=name)
+
+
+def _find_near(documents: Sequence[Document]) -> list[tuple[str, str]]:
+    index = TextIndex(documents)
+    return [
+        (document.id, documents[other].id)
+        for position, document in enumerate(documents)
+        for other in index.near(document)
+        if other > position
+    ]
+
+
+def _join(group: Sequence[Document], on_conflict: OnConflict, conflicts: list[Conflict]) -> Document:
+    """Make one document of several with equal text; offsets are those of the first."""
+    first = group[0]
+    if len(group) == 1:
+        return first
+    voters = _name_voters(group)
+    places = {voter: _Places(document, first) for voter, document in voters.items()}
+    looked_for = {voter: set(document.extra[ANNOTATED_TYPES]) for voter, document in voters.items()}
+    votes: dict[tuple[Offsets, str], list[str]] = defaultdict(list)
+    spans: dict[tuple[Offsets, str], Span] = {}
+    for voter, document in voters.items():
+        for span in document.spans:
+            moved = places[voter].move(span)
+            for label in span.labels:
+                key = (moved.start, moved.end), label
+                if voter not in votes[key]:
+                    votes[key].append(voter)
+                spans.setdefault(key, moved)
+    kept: dict[Offsets, list[str]] = defaultdict(list)
+    for (place, label), found_by in sorted(votes.items()):
+        electorate = [voter for voter in voters if label in looked_for[voter]]
+        keep = _decide(found_by, electorate, on_conflict)
+        if len(found_by) < len(electorate):
+            if on_conflict == "refuse":
+                others = ", ".join(voter for voter in electorate if voter not in found_by)
+                raise DataError(
+                    f"document {first.id}: {', '.join(found_by)} has {label} at {place[0]}-{place[1]}, {others} has not. "
+                    "Settle it in the files, or choose --on-conflict majority, priority or union."
+                )
+            table = {voter: [label] if voter in found_by else [] for voter in electorate}
+            conflicts.append(Conflict(document=first.id, start=place[0], end=place[1], votes=table, kept=keep))
+        if keep:
+            kept[place].append(label)
+    merged = [replace(spans[place, labels[0]], labels=tuple(labels)) for place, labels in sorted(kept.items())]
+    annotated = sorted(set().union(*looked_for.values()))
+    source = "+".join(dict.fromkeys(str(document.extra["source"]) for document in group))
+    extra: dict[str, Any] = {**first.extra, "source": source, ANNOTATED_TYPES: annotated}
+    extra.pop("annotator", None)
+    return replace(first, spans=tuple(merged), extra=extra)
+
+
+def _name_voters(group: Sequence[Document]) -> dict[str, Document]:
+    """Return documents by source, or by source and annotator where one source has several versions."""
+    voters: dict[str, Document] = {}
+    for document in group:
+        name = str(document.extra["source"])
+        if "annotator" in document.extra:
+            name = f"{name}/{document.extra['annotator']}"
+        number = 2
+        base = name
+        while name in voters:
+            name, number = f"{base}#{number}", number + 1
+        voters[name] = document
+    return voters
+
+
+def _decide(found_by: Sequence[str], electorate: Sequence[str], on_conflict: OnConflict) -> bool:
+    """Say whether a label at a place stays: at least half of those who looked for it, the first of them, or anyone."""
+    if on_conflict == "union":
+        return True
+    if on_conflict == "priority":
+        return electorate[0] in found_by
+    return 2 * len(found_by) >= len(electorate)
+
+
+class _Places:
+    """Carries offsets from one text to another that differs in white space only."""
+
+    def __init__(self, source: Document, target: Document) -> None:
+        self._same = source.text == target.text
+        if not self._same:
+            self._rank = {place: rank for rank, place in enumerate(_solid(source.text))}
+            self._target = _solid(target.text)
+            self._text = source.text
+
+    def move(self, span: Span) -> Span:
+        """Return the span with offsets of the target; mentions of white space alone have no place and raise `DataError`."""
+        if self._same:
+            return span
+        fragments = tuple(self._move(place) for place in span.fragments)
+        start, end = self._move((span.start, span.end))
+        return replace(span, start=start, end=end, fragments=fragments)
+
+    def _move(self, place: Offsets) -> Offsets:
+        inside = [self._rank[position] for position in range(*place) if position in self._rank]
+        if not inside:
+            raise DataError(f"a mention at {place[0]}-{place[1]} covers nothing but white space.")
+        return self._target[inside[0]], self._target[inside[-1]] + 1
+
+
+def _solid(text: str) -> list[int]:
+    return [position for position, character in enumerate(text) if not character.isspace()]

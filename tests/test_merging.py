@@ -1,0 +1,174 @@
+"""Teams merged: labels mapped, equal texts joined, conflicts decided by policy and listed, evaluation data kept out."""
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from medtuner.documents import Document, Span, read_documents, write_documents
+from medtuner.duplicates import TextIndex, find_leaks
+from medtuner.errors import ConfigError, DataError
+from medtuner.merging import LabelMapping, OnConflict, merge, read_mapping, read_source
+from medtuner.tokenising import SpacyTokenizer
+
+TEXT = "Aspirin helps against mild headache in most adult patients."
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def write(path: Path, *documents: Document) -> str:
+    with path.open("w", encoding="utf-8") as stream:
+        write_documents(stream, documents)
+    return str(path)
+
+
+def note(*spans: tuple[int, int, str], text: str = TEXT, name: str = "1") -> Document:
+    return Document(id=name, text=text, spans=tuple(Span(start=a, end=b, labels=(label,)) for a, b, label in spans))
+
+
+def three_teams(tmp_path: Path) -> list[str]:
+    return [
+        "a=" + write(tmp_path / "a.jsonl", note((0, 7, "T121"), (27, 35, "T184"))),
+        "b=" + write(tmp_path / "b.jsonl", note((0, 7, "T121"), (22, 35, "T184"), text=TEXT.replace(" in ", "  in\n"))),
+        "c=" + write(tmp_path / "c.jsonl", note((0, 7, "T121"), (27, 35, "T184"))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("majority", [(0, 7, "T121"), (27, 35, "T184")]),
+        ("priority", [(0, 7, "T121"), (27, 35, "T184")]),
+        ("union", [(0, 7, "T121"), (22, 35, "T184"), (27, 35, "T184")]),
+    ],
+)
+def test_equal_texts_are_joined_and_conflicts_decided(
+    policy: OnConflict, kept: list[tuple[int, int, str]], tmp_path: Path
+) -> None:
+    merged = merge([read_source(spec, LabelMapping()) for spec in three_teams(tmp_path)], on_conflict=policy)
+    (document,) = merged.documents
+    assert [(span.start, span.end, *span.labels) for span in document.spans] == kept
+    assert document.extra["source"] == "a+b+c"
+    assert [
+        (row.start, row.end, sorted(name for name, has in row.votes.items() if has)) for row in merged.conflicts
+    ] == [
+        (22, 35, ["b"]),
+        (27, 35, ["a", "c"]),
+    ]
+    assert merged.joined == 2
+
+
+def test_conflicts_can_be_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"document 1: b has T184 at 22-35, a, c has not.*--on-conflict"):
+        merge([read_source(spec, LabelMapping()) for spec in three_teams(tmp_path)], on_conflict="refuse")
+
+
+def test_who_did_not_look_for_a_type_has_no_vote(tmp_path: Path) -> None:
+    drugs = "drugs=" + write(tmp_path / "drugs.jsonl", note((0, 7, "T121")))
+    signs = "signs=" + write(tmp_path / "signs.jsonl", note((27, 35, "T184")))
+    merged = merge([read_source(drugs, LabelMapping()), read_source(signs, LabelMapping())])
+    (document,) = merged.documents
+    assert [span.labels for span in document.spans] == [("T121",), ("T184",)]
+    assert not merged.conflicts
+    assert document.extra["annotated_types"] == ["T121", "T184"]
+
+
+def test_labels_are_mapped_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "labels.toml"
+    path.write_text(
+        '[labels.team]\ndrug = "phsu"\nnoise = ""\n[annotated]\nteam = ["T121", "T047"]\n[weights]\nteam = 2.0\n'
+    )
+    spec = "team=" + write(tmp_path / "x.jsonl", note((0, 7, "drug"), (8, 13, "noise"), (27, 35, "Sign or Symptom")))
+    with pytest.raises(DataError, match=r"mentions of T184, which \[annotated\] does not list"):
+        read_source(spec, read_mapping(path))
+    path.write_text(path.read_text().replace('"T047"', '"T184"'))
+    source = read_source(spec, read_mapping(path))
+    assert [span.labels for span in source.documents[0].spans] == [("T121",), ("T184",)]
+    assert source.left_out == {"label noise is mapped to nothing": 1}
+    assert source.documents[0].extra == {"source": "team", "annotated_types": ["T121", "T184"], "weight": 2.0}
+    write(tmp_path / "x.jsonl", note((0, 7, "drugs")))
+    with pytest.raises(DataError, match=r"label 'drugs' is not in \[labels\.team\].*Did you mean 'drug'"):
+        read_source(spec, read_mapping(path))
+    path.write_text("[label.team]\n")
+    with pytest.raises(ConfigError, match=r"unknown section \[label\].*Did you mean 'labels'"):
+        read_mapping(path)
+
+
+LONG = (
+    "The patient was given low dose aspirin after the second stroke and recovered without any further event in a year."
+)
+
+
+def test_near_duplicates_and_leaks(tmp_path: Path) -> None:
+    train = [
+        note(name="same", text=LONG.replace(" ", "\n", 1)),
+        note(name="near", text=LONG + " She left."),
+        note(name="new"),
+    ]
+    train.append(
+        note(name="sentence", text=f"Something else. {LONG} Another end to it all, quite unlike the first one was.")
+    )
+    train.append(note(name="stock", text="All rights reserved. Nothing in common here at all with any of the others."))
+    evaluation = [
+        note(name="e1", text=LONG),
+        note(name="e2", text="All rights reserved. A line that is nowhere else found."),
+    ]
+    leaks = find_leaks(train, evaluation, sentences=SpacyTokenizer("en").sentences)
+    assert [(leak.train, leak.evaluation, leak.kind, leak.tolerated) for leak in leaks] == [
+        ("same", "e1", "same document", False),
+        ("near", "e1", "near-duplicate", False),
+        ("sentence", "e1", "same sentence", False),
+        ("stock", "e2", "same sentence", True),
+    ]
+    index = TextIndex(train)
+    assert index.near(train[0]) == [1]
+
+
+def test_tokens_are_divided_where_mentions_cut_them(tmp_path: Path) -> None:
+    from collections import Counter
+
+    counts: Counter[str] = Counter()
+    document = SpacyTokenizer("en").tokenise(note((0, 4, "X"), text="Anti-inflammatory drugs don't."), counts)
+    words = [document.text[start:end] for start, end in document.tokens or ()]
+    assert words[:2] == ["Anti", "-"]
+    assert words[-3:] == ["do", "n't", "."]
+    with pytest.raises(DataError, match=r"data\.language = 'english'"):
+        SpacyTokenizer("english")
+
+
+def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, small_encoder: str) -> None:
+    teams = three_teams(tmp_path)
+    write(tmp_path / "gold.jsonl", note((0, 7, "T121"), name="g"))
+    refused = run_medtuner("merge", *teams, "--against", "gold.jsonl")
+    assert refused.returncode == 2
+    assert "training would show what gold.jsonl tests: 1 same document" in " ".join(refused.stderr.split())
+    done = run_medtuner("merge", *teams, "medmentions", "--against", "medmentions-zs:test", "--output", "all.jsonl")
+    assert done.returncode == 0, done.stderr
+    ledger = json.loads((tmp_path / "all.ledger.json").read_text())
+    documents = list(read_documents(tmp_path / "all.jsonl"))
+    assert ledger["documents"] == len(documents)
+    assert ledger["mentions"] == sum(len(document.spans) for document in documents)
+    assert len((tmp_path / "all.conflicts.jsonl").read_text().splitlines()) == 2
+    rows = (tmp_path / "all.tokens.jsonl").read_text().splitlines()
+    assert len(rows) == len(documents)
+    assert {"tokens", "ner_tags", "id"} <= json.loads(rows[0]).keys()
+    assert all(document.tokens for document in documents)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.jsonl", "a.jsonl"], "two sources are named 'a'"),
+        (["absent.jsonl"], "absent.jsonl: no such file"),
+        (["a.jsonl", "--on-conflict", "vote"], "--on-conflict vote: valid are majority"),
+        (["a.jsonl", "--labels", "absent.toml"], "absent.toml: no such mapping file"),
+        (["a.jsonl", "--language", "zz"], "data.language = 'zz'"),
+    ],
+)
+def test_mistakes_get_one_message(run_medtuner: Run, tmp_path: Path, arguments: Sequence[str], message: str) -> None:
+    write(tmp_path / "a.jsonl", note())
+    done = run_medtuner("merge", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
