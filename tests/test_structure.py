@@ -15,8 +15,8 @@ LEVELS = [
     {"runs", "ledger", "batch_script"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
     {"alignment", "slurm", "notifications", "tokenising", "duplicates"},
-    {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "merging"},
-    {"prediction"},
+    {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "merging", "agreement"},
+    {"prediction", "quality"},
     {"training", "recognizer", "figures", "submission"},
     {
         "preflight",
@@ -26,6 +26,7 @@ LEVELS = [
         "comparison",
         "conversion",
         "merged_files",
+        "data_check",
         "console",
         "annotation",
         "quickstart",

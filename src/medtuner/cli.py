@@ -30,6 +30,7 @@ app = typer.Typer(
 
 app.command()(cli_data.convert)
 app.command()(cli_data.merge)
+app.command()(cli_data.check)
 app.add_typer(cli_jobs.submit_app, name="submit")
 app.command()(cli_jobs.status)
 app.command()(cli_jobs.logs)
@@ -240,19 +241,6 @@ def report(
     show_comparison(summary)
     write_json(groups[0] / "summary.json", summary)
     typer.echo(f"\nwritten: {groups[0] / 'summary.json'}")
-
-
-@app.command()
-def check(
-    config: Annotated[Path, typer.Argument(help="A TOML file such as configs/stage1.toml.")],
-    overrides: Overrides = None,
-) -> None:
-    """Read everything a run needs, as `submit` does before it submits; train nothing."""
-    from medtuner.config import load_config
-    from medtuner.preflight import check_run
-
-    for line in check_run(load_config(config, overrides=overrides or [])):
-        typer.echo(line)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The verbs that speak of annotations: convert and merge.
+"""The verbs that speak of annotations: convert, merge and check.
 
 app.command()(convert)      # done by `cli`
 """
@@ -52,4 +52,29 @@ def merge(
         labels=labels, against=against or [], on_conflict=on_conflict, on_error=on_error, language=language, leaks=leaks
     )
     for line in merge_files(sources, output, options):
+        typer.echo(line)
+
+
+def check(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="CONFIG|DATA...", help="A configuration, or NAME=PATH of annotated data.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of CONFIG.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for check.json and the disagreements of DATA.")] = Path("check"),
+    on_error: OnError = "skip",
+    language: Annotated[str, typer.Option(help="For spaCy: en, fr, ... or an installed pipeline.")] = "en",
+) -> None:
+    """Read everything a run needs, as `submit` does; or say how good annotated data are and how far annotators agree."""
+    if len(targets) == 1 and targets[0].endswith(".toml"):
+        from medtuner.config import load_config
+        from medtuner.preflight import check_run
+
+        for line in check_run(load_config(Path(targets[0]), overrides=overrides or [])):
+            typer.echo(line)
+        return
+    from medtuner.data_check import check_data
+
+    for line in check_data(targets, output=output, on_error=on_error, language=language):
         typer.echo(line)

@@ -4,8 +4,9 @@
     index.same(document), index.near(document)      # positions in `documents`
     find_leaks(train, evaluation)                   # what training would know of the evaluation data
 
-Near means that two texts share most of their runs of five words: candidates by MinHash (Broder 1997) and LSH, each confirmed
-by the true Jaccard similarity. Sentences of fewer than eight words are stock phrases ("All rights reserved."): tolerated, listed.
+Near means that two texts share most of their runs of five words: candidates by MinHash (Broder 1997) and LSH, each
+confirmed by the true Jaccard similarity. Sentences of fewer than eight words are stock phrases ("All rights
+reserved."): tolerated, listed.
 """
 
 import re

@@ -76,8 +76,8 @@ def _explain_leaks(leaks: Sequence[Leak], against: Sequence[str]) -> str:
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     places = "; ".join(f"{leak.train} and {leak.evaluation} ({leak.kind})" for leak in leaks[:_SHOWN])
     return (
-        f"training would show what {', '.join(against)} tests: {found}. First: {places}. Remove them from the training data, "
-        "or choose --leaks drop, which leaves those training documents out and lists them."
+        f"training would show what {', '.join(against)} tests: {found}. First: {places}. Remove them from the training "
+        "data, or choose --leaks drop, which leaves those training documents out and lists them."
     )
 
 

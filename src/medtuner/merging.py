@@ -13,7 +13,8 @@ The mapping is a TOML file; each of its tables and keys may be absent::
     [weights]                        # how much a source counts in the loss; 1 by default
     team_a = 2.0
 
-Every merged document keeps its `source`, and `annotated_types`, by which training knows what the absence of a mention means.
+Every merged document keeps its `source`, and `annotated_types`, by which training knows what the absence of a mention
+means.
 """
 
 import tomllib

@@ -9,6 +9,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from medtuner.documents import Document, Offsets
@@ -43,7 +44,7 @@ class SpacyTokenizer:
 def _divide(token: Offsets, borders: list[int]) -> list[Offsets]:
     inside = [border for border in borders if token[0] < border < token[1]]
     edges = [token[0], *inside, token[1]]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 @functools.cache
@@ -53,14 +54,11 @@ def _load(name: str) -> Any:
     except ImportError:
         raise DataError('raw text is tokenised by spaCy. Run: pip install "medtuner[formats]"') from None
     try:
-        if len(name) > 3:
-            nlp = spacy.load(name)
-        else:
-            nlp = spacy.blank(name)
+        nlp = spacy.load(name) if len(name) > 3 else spacy.blank(name)  # languages have codes of two or three letters
     except (OSError, ImportError) as error:
         raise DataError(
-            f"data.language = {name!r}: spaCy has no such language or pipeline here ({str(error).splitlines()[0]}). A language "
-            "is named as en or fr; a pipeline must be installed, as en_core_web_sm."
+            f"data.language = {name!r}: spaCy has no such language or pipeline here ({str(error).splitlines()[0]}). A "
+            "language is named as en or fr; a pipeline must be installed, as en_core_web_sm."
         ) from None
     if not any(nlp.has_pipe(pipe) for pipe in ("parser", "senter", "sentencizer")):
         nlp.add_pipe("sentencizer")

@@ -325,9 +325,9 @@ def build_optimizer(model: nn.Module, options: TrainSection) -> tuple[torch.opti
 def tag_losses(logits_BTN: torch.Tensor, tags_BT: torch.Tensor, unknown_BN: torch.Tensor | None) -> torch.Tensor:
     """Return the loss of each subword, [B, T]: minus the log-probability of its tag, 0 where that is `IGNORED`.
 
-    Where the tag is O, the probabilities of the window's `unknown_BN` tags count for O: its annotators did not look for those
-    types, so their absence says nothing (partial annotation; Greenberg et al. 2018, "Marginal Likelihood Training of
-    BiLSTM-CRF for Biomedical Named Entity Recognition from Disjoint Label Sets", here without the CRF).
+    Where the tag is O, the probabilities of the window's `unknown_BN` tags count for O: its annotators did not look for
+    those types, so their absence says nothing (partial annotation; Greenberg et al. 2018, "Marginal Likelihood Training
+    of BiLSTM-CRF for Biomedical Named Entity Recognition from Disjoint Label Sets", here without the CRF).
     """
     shape = tags_BT.shape
     losses = functional.cross_entropy(

@@ -68,8 +68,8 @@ def _read_document(document: Any, where: str, intake: Intake) -> Document:
         gap = offset - base - len(text)
         if gap < 0:
             raise DataError(
-                f"{where} ({document.id}): the passage at offset {offset} begins before the one before it ends. Offsets that "
-                "count bytes do so; write the file with offsets in characters."
+                f"{where} ({document.id}): the passage at offset {offset} begins before the one before it ends. Offsets "
+                "that count bytes do so; write the file with offsets in characters."
             )
         text += ("\n" + " " * (gap - 1) if gap else "") + piece
     sources = [document, *document.passages, *(s for passage in document.passages for s in passage.sentences)]

@@ -5,8 +5,9 @@
     A1	Negation T1                           an attribute, kept under `attributes`
     #1	AnnotatorNotes T1	is this right?        a note, kept as `note`
 
-Offsets count code points of the text file as it stands (brat.nlplab.org/standoff.html). Relations, events and equivalences are
-counted as left out; mentions of one place that an ``Equiv`` line joins are one mention with several labels, and are written so.
+Offsets count code points of the text file as it stands (brat.nlplab.org/standoff.html). Relations, events and
+equivalences are counted as left out; mentions of one place that an ``Equiv`` line joins are one mention with several
+labels, and are written so.
 """
 
 import re

@@ -3,9 +3,9 @@
     metformin	NN	B-T103
     helps	VBZ	O
 
-Columns are divided by tabs or blanks, two to five of them; BIO (IOB2), IOB1, BIOES and BILOU are read. With further columns of
-tags (nested mentions in layers, as in GENIA) every column of the last ones that holds nothing but tags is a layer. `-DOCSTART-`
-lines and comments (``# id = ...``) begin a document; without them each sentence is one.
+Columns are divided by tabs or blanks, two to five of them; BIO (IOB2), IOB1, BIOES and BILOU are read. With further
+columns of tags (nested mentions in layers, as in GENIA) every column of the last ones that holds nothing but tags is a
+layer. `-DOCSTART-` lines and comments (``# id = ...``) begin a document; without them each sentence is one.
 """
 
 import re

@@ -59,9 +59,8 @@ def _merge(rows: Iterable[tuple[int, int, str, str, str]]) -> list[Mention]:
 
 def write_docbin(path: Path, documents: Iterable[Document]) -> Counter[str]:
     """Write a `.spacy` file for `spacy train`; mentions that end inside a word are counted as left out."""
-    from spacy.tokens import DocBin
-
     import spacy
+    from spacy.tokens import DocBin
 
     vocab = spacy.blank("xx").vocab
     bin_ = DocBin(store_user_data=True)

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,22 @@ FORMATS: Mapping[str, Format] = {
     "text": Format(read=read_text, suffixes=(".txt",), whole_folder=True),
     "medline": Format(read=read_medline, suffixes=(".xml",)),
 }
+_BY_KEYS: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
+    ("hf", lambda record: "ner_tags" in record),
+    ("cas", lambda record: "%FEATURE_STRUCTURES" in record),
+    ("bioc-json", lambda record: "documents" in record),
+    ("label-studio", lambda record: isinstance(record.get("data"), dict)),
+    ("prodigy", lambda record: bool(record.keys() & {"_input_hash", "_task_hash", "answer"})),
+    ("jsonl", lambda record: {"text", "spans"} <= record.keys()),
+    ("doccano", lambda record: bool(record.keys() & {"labels", "label", "annotations", "entities"})),
+    ("jsonl", lambda record: "text" in record),
+)
+_BY_TEXT = (
+    ("cas", r'"%(FEATURE_STRUCTURES|TYPES)"'),
+    ("bioc-json", r'"passages"'),
+    ("hf", r'"ner_tags"'),
+    ("label-studio", r'"(completions|annotations|predictions|from_name|labels?)"'),
+)
 _HEAD_LINES = 50
 _TAG = re.compile(r"\S.*[\t ](O|[BIESLU]-\S+)\s*")
 
@@ -239,30 +255,10 @@ def _guess_json(head: str) -> str:
         record: Any = json.loads(head.lstrip().splitlines()[0])
     except json.JSONDecodeError:
         record = None
-    if not isinstance(record, dict):  # one object or array over many lines: look at its keys as text
-        if '"%FEATURE_STRUCTURES"' in head or '"%TYPES"' in head:
-            return "cas"
-        if '"passages"' in head:
-            return "bioc-json"
-        if '"ner_tags"' in head:
-            return "hf"
-        return "label-studio" if re.search(r'"(completions|annotations|predictions|from_name|labels?)"', head) else ""
-    keys = record.keys()
-    if "ner_tags" in keys:
-        return "hf"
-    if "%FEATURE_STRUCTURES" in keys:
-        return "cas"
-    if "documents" in keys:
-        return "bioc-json"
-    if "data" in keys and isinstance(record["data"], dict):
-        return "label-studio"
-    if keys & {"_input_hash", "_task_hash", "answer"}:
-        return "prodigy"
-    if "text" in keys and "spans" in keys:
-        return "jsonl"
-    if keys & {"text", "data"} and keys & {"labels", "label", "annotations", "entities"}:
-        return "doccano"
-    return "jsonl" if "text" in keys else ""
+    if isinstance(record, dict):
+        return next((name for name, fits in _BY_KEYS if fits(record)), "")
+    # One object or array over many lines: its keys are looked for in the text.
+    return next((name for name, pattern in _BY_TEXT if re.search(pattern, head)), "")
 
 
 def _guess_lines(head: str) -> str:

@@ -12,6 +12,7 @@ the annotated string near its offsets, and skips what it does not find once. No 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from medtuner.documents import Document, Offsets, Span
@@ -155,7 +156,7 @@ def _find_fault(text: str, fragments: tuple[Offsets, ...], wanted: str | None) -
     for start, end in fragments:
         if not 0 <= start < end <= len(text):
             return f"offsets outside the text: {start}-{end} of {len(text)} characters"
-    for (_, end), (start, _) in zip(fragments, fragments[1:], strict=False):
+    for (_, end), (start, _) in pairwise(fragments):
         if start < end:
             return f"fragments overlap: at {start}"
     found = " ".join(text[start:end] for start, end in fragments)

@@ -4,9 +4,9 @@
     25763772|a|Pseudomonas aeruginosa (Pa) infection in ...
     25763772	0	5	DCTN4	T116,T123	UMLS:C4308010
 
-Offsets count code points of title, one line break and abstract (Wei et al. 2013, "PubTator"; Mohan & Li 2019, "MedMentions").
-A further column is an identifier, kept as `concept`; more columns are kept as `columns`. Lines with fewer than five columns
-are relations and are counted as left out.
+Offsets count code points of title, one line break and abstract (Wei et al. 2013, "PubTator"; Mohan & Li 2019,
+"MedMentions"). A further column is an identifier, kept as `concept`; more columns are kept as `columns`. Lines with
+fewer than five columns are relations and are counted as left out.
 """
 
 import re

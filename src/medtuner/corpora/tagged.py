@@ -122,8 +122,8 @@ def _count_orphan(tag: str, index: int, orphans: Orphans, report: TagReport, whe
 def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list[str], list[str]]:
     """Return words and their BIO tags; what flat tags cannot hold is counted in `left_out`.
 
-    Of mentions that overlap the longest stays (of equally long ones the first); of its labels the first. A word is cut where
-    a mention begins or ends inside it.
+    Of mentions that overlap the longest stays (of equally long ones the first); of its labels the first. A word is cut
+    where a mention begins or ends inside it.
     """
     kept: list[Span] = []
     for span in sorted(document.spans, key=lambda span: (span.start - span.end, span.start)):

@@ -5,9 +5,10 @@
     #Text=Aspirin helps .
     1-1	0-7	Aspirin	http://...	T121
 
-Span layers other than the linguistic core's are read; relations and chains are counted as left out. A mention of several words
-bears one number in all of them (``T121[3]``), several at one word are divided by ``|``, and ``_`` is none. Offsets count UTF-16
-units (the INCEpTION user guide, appendix "WebAnno TSV 3.3"); white space between words is taken to be blanks.
+Span layers other than the linguistic core's are read; relations and chains are counted as left out. A mention of
+several words bears one number in all of them (``T121[3]``), several at one word are divided by ``|``, and ``_`` is
+none. Offsets count UTF-16 units (the INCEpTION user guide, appendix "WebAnno TSV 3.3"); white space between words is
+taken to be blanks.
 """
 
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from medtuner.corpora.cas import is_mention_layer
 from medtuner.corpora.intake import Intake, Mention
-from medtuner.documents import Document, Offsets, open_text
+from medtuner.documents import Document, open_text
 from medtuner.errors import DataError
 
 _LABEL_FEATURES = ("value", "label", "entity")
