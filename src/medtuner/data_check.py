@@ -11,7 +11,7 @@ from typing import Any
 from medtuner.agreement import find_disagreements
 from medtuner.corpora.formats import write_format
 from medtuner.corpora.intake import check_policy
-from medtuner.documents import Document
+from medtuner.documents import Document, Span
 from medtuner.merging import LabelMapping, Source, read_source
 from medtuner.quality import describe
 from medtuner.runs import write_json
@@ -76,18 +76,17 @@ def _write_disagreements(documents: Sequence[Document], output: Path) -> Iterato
     found = find_disagreements(documents)
     if not found:
         return
-    labelled = [replace(document, id=f"{number:04d}") for number, document in enumerate(found)]
     flat = [
-        replace(
-            document,
-            spans=tuple(
-                replace(span, labels=tuple(label.replace(": ", ":").replace(" ", "_") for label in span.labels))
-                for span in document.spans
-            ),
-        )
-        for document in labelled
+        replace(document, id=f"{number:04d}", spans=tuple(map(_without_blanks, document.spans)))
+        for number, document in enumerate(found)
     ]
     write_format(output / "disagreements.json", found, name="label-studio")
     write_format(output / "disagreements_brat", flat, name="brat")
     count = sum(len(document.spans) for document in found)
-    yield f"{count} mentions to adjudicate in {len(found)} texts: {output / 'disagreements.json'} (Label Studio), disagreements_brat/"
+    places = f"{output / 'disagreements.json'} (Label Studio), {output / 'disagreements_brat'} (BRAT)"
+    yield f"{count} mentions to adjudicate in {len(found)} texts: {places}"
+
+
+def _without_blanks(span: Span) -> Span:
+    """Return a span whose labels BRAT takes."""
+    return replace(span, labels=tuple("_".join(label.replace(": ", ":").split()) for label in span.labels))
