@@ -1,4 +1,4 @@
-"""How good annotated data are: agreement against hand-counted values, ambiguous and forgotten strings, files to adjudicate."""
+"""How good annotated data are: agreement against hand-counted values, odd strings, files to adjudicate."""
 
 import json
 import subprocess
