@@ -17,6 +17,8 @@ from rich.text import Text
 from medtuner.groups import run_label
 from medtuner.monitoring import ENDED, Status, read_statuses
 
+_WIDTH = 22
+
 
 def show_statuses(statuses: Sequence[Status]) -> None:
     """Print one row a run, and below the table the reasons that some states have."""
@@ -36,7 +38,7 @@ def watch_statuses(find: Callable[[], Sequence[Path]], *, every: float) -> None:
 
 def _render(statuses: Sequence[Status]) -> Group:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=22)
+    table.add_column("run", no_wrap=True)
     for name in ("state", "job"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for name in ("try", "step", "loss", "F1", "tok/s", "left"):
@@ -45,7 +47,7 @@ def _render(statuses: Sequence[Status]) -> Group:
     for status in statuses:
         step = f"{status.step}/{status.num_steps}" if status.step else ""
         table.add_row(
-            run_label(Path(status.run)),
+            _shorten(run_label(Path(status.run))),
             status.state,
             status.job,
             "" if status.attempt is None else str(status.attempt),
@@ -83,6 +85,11 @@ def show_comparison(summary: Mapping[str, Any]) -> None:
 
 def _mean_and_sd(row: Mapping[str, Any]) -> str:
     return f"{100 * row['mean']:.2f}" + ("" if row["sd"] is None else f" ± {100 * row['sd']:.2f}")
+
+
+def _shorten(label: str) -> str:
+    """Return a run's name within its column; of a long one the end, where the runs of a group differ."""
+    return label if len(label) <= _WIDTH else f"…{label[1 - _WIDTH :]}"
 
 
 def _duration(seconds: float) -> str:
