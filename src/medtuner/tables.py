@@ -75,9 +75,10 @@ def show_comparison(summary: Mapping[str, Any]) -> None:
     out.print(table)
     for row in summary["comparisons"]:
         low, high = row["ci95"]
+        chance = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
         out.print(
             f"{row['system']} against {row['baseline']}, {row['average']}: {100 * row['difference']:+.2f} "
-            f"(95% {100 * low:+.2f} to {100 * high:+.2f}, p = {row['p']:.3f})"
+            f"(95% {100 * low:+.2f} to {100 * high:+.2f}, {chance})"
         )
     for note in summary["notes"]:
         out.print(f"note: {note}", style="yellow")
