@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,9 @@ def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, 
     refused = run_medtuner("merge", *teams, "--against", "gold.jsonl")
     assert refused.returncode == 2
     assert "training would show what gold.jsonl tests: 1 same document" in " ".join(refused.stderr.split())
-    done = run_medtuner("merge", *teams, "medmentions", "--against", "medmentions-zs:test", "--output", "all.jsonl")
+    with resources.as_file(resources.files("medtuner") / "data" / "medmentions_zs" / "validation.parquet") as path:
+        medmentions = f"medmentions={path}"
+    done = run_medtuner("merge", *teams, medmentions, "--against", "medmentions-zs:test", "--output", "all.jsonl")
     assert done.returncode == 0, done.stderr
     ledger = json.loads((tmp_path / "all.ledger.json").read_text())
     documents = list(read_documents(tmp_path / "all.jsonl"))
