@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from medtuner.documents import Document, Span, read_documents, write_documents
 from medtuner.duplicates import TextIndex, find_leaks
 from medtuner.errors import ConfigError, DataError
+from medtuner.evaluation import ScoreOptions, evaluate
 from medtuner.merging import LabelMapping, OnConflict, merge, read_mapping, read_source
 from medtuner.tokenising import SpacyTokenizer
 
@@ -101,6 +103,21 @@ LONG = (
 )
 
 
+def test_what_gold_did_not_look_for_is_not_judged() -> None:
+    gold = [
+        replace(note((0, 7, "T121")), extra={"annotated_types": ["T121"], "source": "a"}),
+        note((0, 7, "T047"), name="2"),
+    ]
+    predicted = [note((0, 7, "T121"), (27, 35, "T184")), note((0, 7, "T047"), (27, 35, "T184"), name="2")]
+    scores = evaluate(gold, predicted, options=ScoreOptions(bootstrap=0))
+    micro = scores["strict"]["micro"]
+    assert (micro["tp"], micro["fp"], micro["fn"]) == (2, 1, 0), (
+        "the second document says nothing of what it looked for"
+    )
+    assert scores["protocol"]["predictions_not_judged"] == 1
+    assert scores["per_source"]["a"]["micro"]["f1"] == 1
+
+
 def test_near_duplicates_and_leaks(tmp_path: Path) -> None:
     train = [
         note(name="same", text=LONG.replace(" ", "\n", 1)),
@@ -152,6 +169,7 @@ def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, 
     documents = list(read_documents(tmp_path / "all.jsonl"))
     assert ledger["documents"] == len(documents)
     assert ledger["mentions"] == sum(len(document.spans) for document in documents)
+    assert (tmp_path / "all.heldout.jsonl").exists()
     assert len((tmp_path / "all.conflicts.jsonl").read_text().splitlines()) == 2
     rows = (tmp_path / "all.tokens.jsonl").read_text().splitlines()
     assert len(rows) == len(documents)

@@ -37,7 +37,9 @@ def merge(
     labels: Annotated[
         Path | None, typer.Option(help="TOML file that maps labels and declares annotated types.")
     ] = None,
-    against: Annotated[list[str] | None, typer.Option(help="Evaluation data that training must not show.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Evaluation data (NAME=PATH) that training must not show.")
+    ] = None,
     on_conflict: Annotated[str, typer.Option(help="majority, priority, union or refuse.")] = "majority",
     on_error: OnError = "refuse",
     language: Annotated[str, typer.Option(help="For spaCy: en, fr, ... or an installed pipeline.")] = "en",

@@ -13,7 +13,7 @@ from typing import Any
 
 from medtuner.documents import Document, Span, hash_documents
 from medtuner.errors import DataError
-from medtuner.labels import LabelSpace
+from medtuner.labels import ANNOTATED_TYPES, LabelSpace
 from medtuner.ledger import OUTSIDE_SPACE, Account
 from medtuner.metrics import count_matches, score
 
@@ -31,6 +31,7 @@ def evaluate(gold: Sequence[Document], predicted: Sequence[Document], *, options
     """Return scores as fractions with counts, 95% intervals and the protocol; see `medtuner.metrics`."""
     if not gold:
         raise DataError("no gold documents to score against.")
+    predicted, not_judged = _leave_unjudged(gold, predicted)
     counts = count_matches(gold, predicted)
     scores = score(counts, bootstrap=options.bootstrap, seed=options.seed)
     per_type = scores["strict"]["per_type"]
@@ -51,7 +52,28 @@ def evaluate(gold: Sequence[Document], predicted: Sequence[Document], *, options
         "bootstrap": {"unit": "document", "draws": options.bootstrap, "seed": options.seed, "interval": "percentile"},
         "data_sha256": hash_documents(gold),
     }
+    if not_judged:
+        scores["protocol"]["predictions_not_judged"] = not_judged
     return scores
+
+
+def _leave_unjudged(gold: Sequence[Document], predicted: Sequence[Document]) -> tuple[list[Document], int]:
+    """Take out predictions of types that a gold document's annotators did not look for: they are neither right nor wrong.
+
+    Returns the rest and how many labels were taken out; see `annotated_types` in `medtuner.labels`.
+    """
+    judged = {document.id: document.extra.get(ANNOTATED_TYPES) for document in gold}
+    kept: list[Document] = []
+    count = 0
+    for document in predicted:
+        types = judged.get(document.id)
+        if types is None:
+            kept.append(document)
+            continue
+        spans = [replace(span, labels=tuple(x for x in span.labels if x in types)) for span in document.spans]
+        count += sum(len(span.labels) for span in document.spans) - sum(len(span.labels) for span in spans)
+        kept.append(replace(document, spans=tuple(span for span in spans if span.labels)))
+    return kept, count
 
 
 def _score_sources(gold: Sequence[Document], predicted: Sequence[Document]) -> dict[str, Any]:

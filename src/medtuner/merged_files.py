@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medtuner.corpora import load_corpus
+from medtuner.corpora import EMBEDDED, load_corpus
 from medtuner.corpora.formats import write_format
-from medtuner.corpora.intake import check_policy
+from medtuner.corpora.intake import Policy, check_policy
 from medtuner.documents import Document
 from medtuner.duplicates import Leak, find_leaks
 from medtuner.errors import ConfigError, DataError, nearest
@@ -39,6 +39,8 @@ class MergeOptions:
 def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> Iterator[str]:
     """Merge and write ``OUTPUT``, ``OUTPUT.tokens.jsonl``, ``.conflicts.jsonl`` and ``.ledger.json``; yield the account.
 
+    Evaluation data goes to ``.heldout.jsonl`` with its labels mapped.
+
     Raises `DataError` when a source cannot be read as the policies say, or when training would show evaluation data.
     """
     on_conflict = _choose(options.on_conflict, ON_CONFLICT, "--on-conflict")
@@ -52,7 +54,7 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         yield f"  annotated types: {', '.join(source.annotated)}"
         yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
     merged = merge(sources, on_conflict=on_conflict)
-    evaluation = [document for spec in options.against for document in load_corpus(spec, split="test").documents]
+    evaluation = [document for spec in options.against for document in _read_evaluation(spec, mapping, policy)]
     leaks = find_leaks(merged.documents, evaluation, sentences=tokenizer.sentences) if evaluation else []
     serious = [leak for leak in leaks if not leak.tolerated]
     if serious and on_leak == "refuse":
@@ -62,6 +64,17 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     counts: Counter[str] = Counter()
     documents = [tokenizer.tokenise(document, counts) for document in documents]
     yield from _write(output, documents, merged, sources, leaks, counts)
+    if evaluation:
+        heldout = output.with_name(f"{output.stem}.heldout.jsonl")
+        write_format(heldout, evaluation, name="jsonl")
+        yield f"evaluation data with the same labels: {heldout} (data.test), {len(evaluation):,} documents"
+
+
+def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Sequence[Document]:
+    """Read evaluation data, its labels mapped as those of a source of its name; datasets of their own stay as they are."""
+    if spec.partition(":")[0] in (EMBEDDED, "hub"):
+        return load_corpus(spec, split="test").documents
+    return read_source(spec, mapping, policy=policy).documents
 
 
 def _choose(value: str, valid: Sequence[T], option: str) -> T:
