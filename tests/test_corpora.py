@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from seqeval.scheme import IOB2, Entities
 
 from medtuner.config import DataSection
 from medtuner.corpora import guess_format, load_corpus, load_splits
+from medtuner.corpora.medmentions import fetch_medmentions
 from medtuner.corpora.tagged import TagReport, detect_scheme, spans_from_tags
 from medtuner.errors import DataError
 
@@ -185,3 +187,31 @@ def test_hub_dataset_comes_from_the_local_cache_when_offline(tmp_path: Path, run
     )
     assert "hub:someone/absent: neither in the local cache" in done
     assert "medtuner fetch CONFIG" in done
+
+
+def test_medmentions_is_read_by_its_official_splits(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the repository's layout: the real lists of PMIDs, and a corpus of one short document for each."""
+    home = tmp_path / "mirror" / "st21pv" / "data"
+    home.mkdir(parents=True)
+    pmids: list[str] = []
+    for path in (shared_data / "medmentions_meta").glob("corpus_pubtator_pmids_*.txt"):
+        (home / path.name).write_bytes(path.read_bytes())
+        if not path.name.endswith("all.txt"):
+            pmids += path.read_text().split()
+    rows = "".join(f"{pmid}|t|Aspirin\n{pmid}|a|helps\n{pmid}\t0\t7\tAspirin\tT103\tC0004057\n\n" for pmid in pmids)
+    (home / "corpus_pubtator.txt.gz").write_bytes(gzip.compress(rows.encode()))
+    monkeypatch.setenv("MEDTUNER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="medtuner fetch CONFIG"):
+        load_corpus("medmentions:st21pv")
+    monkeypatch.setenv("MEDTUNER_MEDMENTIONS_URL", (tmp_path / "mirror").as_uri())
+    assert "2,635 train, 878 validation, 879 test" in fetch_medmentions("st21pv")
+    splits = load_splits(DataSection(train="medmentions:st21pv", split="given"))
+    assert [len(corpus.documents) for corpus in splits.named().values()] == [2635, 878, 879]
+    with pytest.raises(DataError, match="with one of full, st21pv and train"):
+        load_corpus("medmentions:st21")
+    cut = tmp_path / "cache" / "medmentions" / "st21pv" / "data" / "corpus_pubtator.txt.gz"
+    cut.write_bytes(gzip.compress(rows[: len(rows) // 2].encode()))
+    with pytest.raises(DataError, match="PMIDs of test are not in it"):
+        load_corpus("medmentions:st21pv:test")

@@ -15,6 +15,7 @@ from typing import Literal
 from medtuner.config import Config, DataSection
 from medtuner.corpora import load_splits
 from medtuner.corpora.hub import hub_dataset
+from medtuner.corpora.medmentions import MEDMENTIONS, fetch_medmentions
 from medtuner.errors import RunError
 from medtuner.models import find_encoder
 from medtuner.runs import sha256_file
@@ -29,6 +30,8 @@ _FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 def fetch(config: Config) -> Iterator[str]:
     """Fetch encoder, datasets and, for ``slurm.environment = "venv"``, wheels; yield a line about each."""
     yield f"encoder: {_fetch_encoder(config.model.encoder)}"
+    for edition in sorted(_medmentions_editions(config.data)):
+        yield f"MedMentions {edition}: {fetch_medmentions(edition)}"
     splits = load_splits(config.data)
     for name in sorted(_hub_datasets(config.data)):
         with _explained(f"hub:{name}"):
@@ -39,6 +42,11 @@ def fetch(config: Config) -> Iterator[str]:
     if config.slurm.environment == "venv":
         folder = download_wheels()
         yield f"wheels: {len(list(folder.glob('*.whl')))} in {folder}"
+
+
+def _medmentions_editions(data: DataSection) -> set[str]:
+    parts = [source.split(":") for source in (data.train, data.dev, data.test)]
+    return {names[1] for names in parts if names[0] == MEDMENTIONS and len(names) > 1}
 
 
 def _hub_datasets(data: DataSection) -> set[str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medtuner.corpora import EMBEDDED, load_corpus
+from medtuner.corpora import is_dataset, load_corpus
 from medtuner.corpora.formats import write_format
 from medtuner.corpora.intake import Policy, check_policy
 from medtuner.documents import Document
@@ -72,7 +72,7 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
 
 def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Sequence[Document]:
     """Read evaluation data, its labels mapped as those of a source of its name; datasets of their own stay as they are."""
-    if spec.partition(":")[0] in (EMBEDDED, "hub"):
+    if is_dataset(spec):
         return load_corpus(spec, split="test").documents
     return read_source(spec, mapping, policy=policy).documents
 

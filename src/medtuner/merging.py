@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medtuner import semantic_network
-from medtuner.corpora import EMBEDDED, load_corpus
+from medtuner.corpora import EMBEDDED, is_dataset, load_corpus
 from medtuner.corpora.formats import read_format
 from medtuner.corpora.intake import Intake, Policy
 from medtuner.documents import Document, Offsets, Span
@@ -98,9 +98,10 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     """Read ``NAME=PATH``, a path (named by its file) or ``medmentions``, and map its labels."""
     name, equals, path = spec.partition("=")
     if not equals:
-        name, path = ("medmentions", EMBEDDED) if spec in ("medmentions", EMBEDDED) else (_stem(spec), spec)
+        path = EMBEDDED if spec == "medmentions" else spec
+        name = "medmentions" if is_dataset(path) else _stem(path)
     intake = Intake(policy)
-    if path == EMBEDDED:
+    if is_dataset(path):
         documents: list[Document] = list(load_corpus(path).documents)
         intake.documents = len(documents)
         intake.mentions = intake.kept = sum(len(document.spans) for document in documents)

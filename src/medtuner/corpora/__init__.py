@@ -3,6 +3,7 @@
 A source is written as one string:
 
 - ``medmentions-zs`` (or ``medmentions-zs:validation``): the embedded copy of ibm-research/MedMentions-ZS
+- ``medmentions:st21pv`` or ``medmentions:full``: MedMentions with its official splits, from local files
 - ``hub:owner/dataset`` (or ``hub:owner/dataset/configuration:split``): a Hugging Face dataset of `tokens` and `ner_tags`
 - a path: a file or folder of any format of `medtuner.corpora.formats`, such as Document JSON Lines, PubTator or BRAT
 
@@ -21,6 +22,7 @@ from medtuner.corpora.formats import guess_annotation_format as guess_format
 from medtuner.corpora.formats import read_format
 from medtuner.corpora.hub import read_hub
 from medtuner.corpora.intake import Intake, Policy
+from medtuner.corpora.medmentions import MEDMENTIONS, read_medmentions
 from medtuner.corpora.tables import Row, read_rows
 from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
 from medtuner.documents import Document, read_documents
@@ -96,6 +98,10 @@ def load_corpus(
     name, _, own_split = source.partition(":")
     if name == EMBEDDED:
         corpus = _read_embedded(own_split or split, orphans)
+    elif name == MEDMENTIONS:
+        edition, _, own_split = own_split.partition(":")
+        documents = tuple(read_medmentions(edition, own_split or split, Intake(policy)))
+        corpus = Corpus(source=f"{MEDMENTIONS}:{edition}/{own_split or split}", documents=documents, mended={})
     elif name == "hub":
         dataset, _, own_split = own_split.partition(":")
         rows = read_hub(dataset, split=own_split or split)
@@ -152,11 +158,15 @@ def _limit(corpus: Corpus, limit: int) -> Corpus:
     return _part(corpus, 0, limit) if limit else corpus
 
 
+def is_dataset(source: str) -> bool:
+    """Say whether a source is a dataset with splits of its own, and no file."""
+    return source.partition(":")[0] in (EMBEDDED, MEDMENTIONS, "hub")
+
+
 def _load_given(data: DataSection, source: str, split: str) -> Corpus | None:
     """Read a named split; datasets that have their own splits need no name for it."""
-    if not source and data.train.partition(":")[0] in (EMBEDDED, "hub") and data.train.count(":") < 2:
-        name, _, rest = data.train.partition(":")
-        source = f"{name}:{rest}" if name == "hub" else EMBEDDED
+    if not source and is_dataset(data.train) and data.train.count(":") < 2:
+        source = EMBEDDED if data.train.partition(":")[0] == EMBEDDED else data.train
     if not source:
         return None
     return load_corpus(source, split=split, orphans=data.orphans, policy=data.on_error, form=data.format)
