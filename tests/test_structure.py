@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "medtuner"
 LEVELS = [
     {"errors"},
     {"documents", "semantic_network", "config", "signals", "distributed", "caches"},
-    {"runs", "ledger", "batch_script"},
+    {"runs", "ledger", "batch_script", "flat_rules"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
     {"alignment", "slurm", "notifications", "tokenising", "duplicates"},
     {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "merging", "agreement"},

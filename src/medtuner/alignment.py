@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from medtuner.documents import Document, Offsets, Span, find_words
 from medtuner.errors import ModelError
+from medtuner.flat_rules import FlatRules
 from medtuner.labels import LabelSpace
 from medtuner.ledger import OUTSIDE_SPACE, Account
 
@@ -164,8 +165,8 @@ def cut_windows(encoded: Encoded, encoder: SubwordEncoder, *, document: int) -> 
         first = min(first + step, length - size) if first + step + size > length else first + step
 
 
-def tag_units(encoded: Encoded, space: LabelSpace, account: Account) -> IntArray:
-    """Return the index of each unit's BIO tag [U], keeping the longest of overlapping mentions.
+def tag_units(encoded: Encoded, space: LabelSpace, account: Account, rules: FlatRules | None = None) -> IntArray:
+    """Return the index of each unit's BIO tag [U], keeping of overlapping mentions what `rules` say (the longest).
 
     Every mention of the document is entered in `account` as kept or as lost with its reason.
     """
@@ -178,37 +179,46 @@ def tag_units(encoded: Encoded, space: LabelSpace, account: Account) -> IntArray
     has_subword = np.zeros(len(encoded.units), dtype=bool)
     has_subword[encoded.unit_of[encoded.unit_of >= 0]] = True
     taken = np.zeros(len(encoded.units), dtype=bool)
-    for span in sorted(document.spans, key=lambda span: (span.start - span.end, span.start)):
+    rules = rules or FlatRules()
+    for span in rules.order(document.spans):
         labels = space.collapse(span.labels)
-        units = slice(starts.get(span.start, 0), ends.get(span.end, -1) + 1)
+        start, end = place = rules.place(span) or (span.start, span.end)
+        units = slice(starts.get(start, 0), ends.get(end, -1) + 1)
         reason = ""
         if not labels:
             reason = OUTSIDE_SPACE
-        elif span.start not in starts or span.end not in ends:
+        elif rules.place(span) != place:
+            reason = "it is discontinuous"
+        elif start not in starts or end not in ends:
             reason = "it begins or ends inside a word"
         elif not has_subword[units.start]:
             reason = "the tokeniser gives its first word no subword"
         elif taken[units].any():
-            reason = "it overlaps a mention as long or longer"
+            reason = (
+                "it overlaps a mention as long or longer" if rules.overlap == "longest" else "it overlaps a kept one"
+            )
         if reason:
             account.lose(document, span, reason)
             continue
-        _count_collapse(span, labels, account)
+        _count_collapse(span, labels, account, rules)
+        label = rules.pick(labels)
         taken[units] = True
-        tags[units] = space.tag_index(labels[0]) + 1
-        tags[units.start] = space.tag_index(labels[0])
+        tags[units] = space.tag_index(label) + 1
+        tags[units.start] = space.tag_index(label)
         account.kept += 1
-        account.kept_types[labels[0]] += 1
+        account.kept_types[label] += 1
     return tags
 
 
-def _count_collapse(span: Span, labels: tuple[str, ...], account: Account) -> None:
+def _count_collapse(span: Span, labels: tuple[str, ...], account: Account, rules: FlatRules) -> None:
     if labels[0] not in span.labels:
         account.collapsed[f"{span.labels[0]} -> {labels[0]}"] += 1
     if len(labels) > 1:
-        account.collapsed["mentions with several types, trained on the first"] += 1
+        which = {"first": "first", "frequent": "most frequent", "specific": "most specific"}[rules.several]
+        account.collapsed[f"mentions with several types, trained on the {which}"] += 1
     if span.fragments:
-        account.collapsed["discontinuous mentions, trained as their hull"] += 1
+        what = "hull" if rules.discontinuous == "hull" else "first fragment"
+        account.collapsed[f"discontinuous mentions, trained as their {what}"] += 1
 
 
 def tag_subwords(encoded: Encoded, unit_tags: IntArray) -> IntArray:

@@ -59,6 +59,10 @@ class LabelsSection(_Section):
 
     space: str | list[str] = "train"
     unseen: Literal["abstain", "ancestor", "nearest", "group"] = "abstain"
+    overlap: Literal["longest", "shortest", "priority"] = "longest"
+    priority: list[str] = []
+    several: Literal["first", "frequent", "specific"] = "first"
+    discontinuous: Literal["hull", "first", "drop"] = "hull"
 
 
 class ModelSection(_Section):
@@ -248,6 +252,10 @@ def _check_combinations(config: Config, where: str) -> None:
         if values[name] in unbuilt:
             raise ConfigError(f"{where}: {name} = {values[name]!r} is not built yet; the default works today.")
     _check_slurm(config.slurm, where)
+    if (config.labels.overlap == "priority") != bool(config.labels.priority):
+        raise ConfigError(
+            f'{where}: labels.overlap = "priority" and labels.priority, the list of types that win, need each other.'
+        )
     if config.run.name in (".", ".."):
         raise ConfigError(f"{where}: run.name = {config.run.name!r} is no folder name.")
     if 2 * config.model.overlap >= config.model.max_tokens:

@@ -36,8 +36,7 @@ def convert_annotations(
         )
     find_format(to_format)
     from_format = from_format or guess_annotation_format(source)
-    if source.resolve() == target.resolve():
-        raise DataError(f"{source}: IN and OUT are the same.")
+    _check_target(source, target)
     intake = Intake(policy)
     aside = target.with_name(f".new-{target.name}")
     try:
@@ -54,6 +53,15 @@ def convert_annotations(
     account = {"from": {"path": str(source), "format": from_format}, "to": {"path": str(target), "format": to_format}}
     write_json(ledger, account | intake.to_json() | {"not_written": dict(+lost)})
     yield f"written: {target} ({to_format}); account: {ledger}"
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """Refuse a target whose writing would remove what is not an earlier result."""
+    inside, outside = source.resolve(), target.resolve()
+    if inside == outside or inside in outside.parents or outside in inside.parents:
+        raise DataError(f"{target}: OUT must lie neither in IN ({source}) nor around it.")
+    if target.is_dir() and any(target.iterdir()) and not target.with_name(f"{target.name}.ledger.json").exists():
+        raise DataError(f"{target}: a folder that holds files and is no earlier result. Name a new folder.")
 
 
 def _put_in_place(aside: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from medtuner.documents import Document, Span, hash_documents
 from medtuner.errors import DataError
 from medtuner.labels import ANNOTATED_TYPES, LabelSpace
 from medtuner.ledger import OUTSIDE_SPACE, Account
-from medtuner.metrics import count_matches, score
+from medtuner.metrics import count_matches, document_key, score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,11 @@ def _leave_unjudged(gold: Sequence[Document], predicted: Sequence[Document]) -> 
 
     Returns the rest and how many labels were taken out; see `annotated_types` in `medtuner.labels`.
     """
-    judged = {document.id: document.extra.get(ANNOTATED_TYPES) for document in gold}
+    judged = {document_key(document): document.extra.get(ANNOTATED_TYPES) for document in gold}
     kept: list[Document] = []
     count = 0
     for document in predicted:
-        types = judged.get(document.id)
+        types = judged.get(document_key(document))
         if types is None:
             kept.append(document)
             continue
@@ -84,8 +84,10 @@ def _score_sources(gold: Sequence[Document], predicted: Sequence[Document]) -> d
     rows: dict[str, Any] = {}
     for name in sorted(set(sources)):
         own = [document for document, source in zip(gold, sources, strict=True) if source == name]
-        ids = {document.id for document in own}
-        scored = score(count_matches(own, [row for row in predicted if row.id in ids]), bootstrap=0, seed=0)["strict"]
+        keys = {document_key(document) for document in own}
+        scored = score(
+            count_matches(own, [row for row in predicted if document_key(row) in keys]), bootstrap=0, seed=0
+        )["strict"]
         rows[name] = {"documents": len(own), "micro": scored["micro"], "macro": scored["macro"]}
     return rows
 
@@ -114,4 +116,9 @@ def _collapse_document(document: Document, space: LabelSpace, account: Account) 
         if labels != span.labels:
             account.collapsed[f"{'+'.join(span.labels)} -> {'+'.join(labels)}"] += 1
         spans.append(replace(span, labels=labels))
-    return replace(document, spans=tuple(spans))
+    extra = dict(document.extra)
+    if isinstance(extra.get(ANNOTATED_TYPES), list):
+        # A type of the space is looked for if a type was that becomes it, or that stands in this document's gold.
+        seen = {label for span in spans for label in span.labels}
+        extra[ANNOTATED_TYPES] = sorted(seen | set(space.collapse(extra[ANNOTATED_TYPES])))
+    return replace(document, spans=tuple(spans), extra=extra)

@@ -8,6 +8,7 @@ Calling it again on the same folder resumes an unfinished run and returns at onc
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ import torch
 from medtuner import slurm
 from medtuner.alignment import SubwordEncoder, tag_subwords, tag_units
 from medtuner.batches import BatchItem, derive_seed, make_items
-from medtuner.config import Config
+from medtuner.config import Config, LabelsSection
 from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
 from medtuner.documents import Document, hash_documents, write_documents
 from medtuner.errors import DataError, MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
+from medtuner.flat_rules import FlatRules
 from medtuner.labels import check_labels, choose_label_space, unknown_tags
 from medtuner.ledger import Ledger
 from medtuner.models import (
@@ -210,7 +212,7 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
         continuation=config.model.continuation,
         tokens_per_batch=config.evaluate.tokens_per_batch,
     )
-    items = _align(splits, predictor, ledger, partial=config.train.unannotated == "unknown")
+    items = _align(config, splits, predictor, ledger)
     dev = collapse_gold(splits.dev.documents, space, ledger.account("dev")) if splits.dev else []
     test = collapse_gold(splits.test.documents, space, ledger.account("test")) if splits.test else []
     trained_types = tuple(sorted(ledger.account("train").kept_types))
@@ -229,11 +231,14 @@ def _prepare(config: Config, splits: Splits, ledger: Ledger, ranks: Ranks, conso
     )
 
 
-def _align(splits: Splits, predictor: Predictor, ledger: Ledger, *, partial: bool) -> list[BatchItem]:
+def _align(config: Config, splits: Splits, predictor: Predictor, ledger: Ledger) -> list[BatchItem]:
     account = ledger.account("train")
     encoded = predictor.encoder.encode(splits.train.documents)
-    tags = [tag_subwords(document, tag_units(document, predictor.space, account)) for document in encoded]
-    unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents] if partial else None
+    rules = _flat_rules(config.labels, splits)
+    tags = [tag_subwords(document, tag_units(document, predictor.space, account, rules)) for document in encoded]
+    unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents]
+    if config.train.unannotated == "outside":
+        unknown = [None] * len(unknown)
     items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation, unknown=unknown)
     factors = [_source_weight(document) for document in splits.train.documents]
     weighted = [
@@ -243,6 +248,17 @@ def _align(splits: Splits, predictor: Predictor, ledger: Ledger, *, partial: boo
         for item in items
     ]
     return [item for item in weighted if item.weight]
+
+
+def _flat_rules(labels: LabelsSection, splits: Splits) -> FlatRules:
+    counts = Counter(label for document in splits.train.documents for span in document.spans for label in span.labels)
+    return FlatRules(
+        overlap=labels.overlap,
+        several=labels.several,
+        discontinuous=labels.discontinuous,
+        priority=labels.priority,
+        counts=counts,
+    )
 
 
 def _source_weight(document: Document) -> np.float32:

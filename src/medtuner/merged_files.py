@@ -16,7 +16,17 @@ from medtuner.corpora.intake import Policy, check_policy
 from medtuner.documents import Document
 from medtuner.duplicates import Leak, find_leaks
 from medtuner.errors import ConfigError, DataError, nearest
-from medtuner.merging import ON_CONFLICT, LabelMapping, Merged, Source, merge, read_mapping, read_source
+from medtuner.merging import (
+    ON_CONFLICT,
+    LabelMapping,
+    Merged,
+    Source,
+    check_names,
+    merge,
+    read_mapping,
+    read_source,
+    source_name,
+)
 from medtuner.runs import write_json, write_text
 from medtuner.tokenising import SpacyTokenizer
 
@@ -49,6 +59,8 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     tokenizer = SpacyTokenizer(options.language)
     mapping = read_mapping(options.labels) if options.labels else LabelMapping()
     sources = [read_source(spec, mapping, policy=policy) for spec in specs]
+    names = [source.name for source in sources] + [source_name(spec) for spec in options.against]
+    check_names(mapping, names, options.labels)
     for source in sources:
         yield f"{source.name}: {'; '.join(source.intake.summary())}"
         yield f"  annotated types: {', '.join(source.annotated)}"
@@ -118,6 +130,7 @@ def _write(
         "documents": len(documents),
         "mentions": sum(len(document.spans) for document in documents),
         "joined_duplicates": merged.joined,
+        "dropped_in_joining": dict(merged.dropped),
         "near_duplicates": [list(pair) for pair in merged.near],
         "leaks": [asdict(leak) for leak in leaks],
         "dropped_for_leaks": dropped,
@@ -129,6 +142,7 @@ def _write(
     yield f"joined {merged.joined} documents of equal text; {len(merged.near)} pairs of near-duplicates stay, listed"
     kept = sum(conflict.kept for conflict in merged.conflicts)
     yield f"{len(merged.conflicts)} conflicts, {kept} of them kept: {conflicts}"
+    yield from (f"dropped in joining {count}: {what}" for what, count in merged.dropped.items())
     if leaks:
         tolerated = sum(leak.tolerated for leak in leaks)
         yield f"{len(dropped)} documents left out that show evaluation data; {tolerated} stock phrases tolerated"

@@ -19,7 +19,7 @@ means.
 
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,16 @@ from medtuner.labels import ANNOTATED_TYPES
 OnConflict = Literal["majority", "priority", "union", "refuse"]
 ON_CONFLICT: tuple[OnConflict, ...] = ("majority", "priority", "union", "refuse")
 _SECTIONS = ("labels", "annotated", "weights")
+_SHAPES = {
+    "labels": 'must be a table of labels and TUIs, as [labels.team_a] Disease = "T047"',
+    "annotated": 'must be a list of types, as team_a = ["T047"]',
+    "weights": "must be a number from 0 on, as team_a = 2.0",
+}
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "labels": lambda value: isinstance(value, dict) and all(isinstance(tui, str) for tui in value.values()),
+    "annotated": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "weights": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +81,13 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """The merged documents, conflicts between sources, and near-duplicates that were left side by side."""
+    """The merged documents, conflicts between sources, near-duplicates left side by side, and what joining dropped."""
 
     documents: Sequence[Document]
     conflicts: Sequence[Conflict]
     near: Sequence[tuple[str, str]]
     joined: int
+    dropped: Mapping[str, int]
 
 
 def read_mapping(path: Path) -> LabelMapping:
@@ -91,15 +102,29 @@ def read_mapping(path: Path) -> LabelMapping:
         if section not in _SECTIONS:
             hint = nearest(section, _SECTIONS)
             raise ConfigError(f"{path}: unknown section [{section}].{hint} Valid: {', '.join(_SECTIONS)}.")
+    for section, rows in table.items():
+        for source, value in rows.items() if isinstance(rows, dict) else [("", rows)]:
+            if not _FITS[section](value):
+                raise ConfigError(f"{path}: {section}.{source} = {value!r}: {_SHAPES[section]}.")
     return LabelMapping(**table)
+
+
+def check_names(mapping: LabelMapping, names: Sequence[str], path: Path | None) -> None:
+    """Refuse a mapping that speaks of a source there is none of: a misspelt name would map nothing, silently."""
+    for section, rows in (("labels", mapping.labels), ("annotated", mapping.annotated), ("weights", mapping.weights)):
+        for name in rows:
+            if name not in names:
+                hint = nearest(name, names)
+                raise ConfigError(
+                    f"{path}: {section}.{name}: no source of this name.{hint} Sources: {', '.join(names)}."
+                )
 
 
 def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") -> Source:
     """Read ``NAME=PATH``, a path (named by its file) or ``medmentions``, and map its labels."""
-    name, equals, path = spec.partition("=")
-    if not equals:
-        path = EMBEDDED if spec == "medmentions" else spec
-        name = "medmentions" if is_dataset(path) else _stem(path)
+    name = source_name(spec)
+    path = spec.partition("=")[2] or spec
+    path = EMBEDDED if path == "medmentions" else path
     intake = Intake(policy)
     if is_dataset(path):
         documents: list[Document] = list(load_corpus(path).documents)
@@ -121,6 +146,14 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     return Source(name=name, documents=documents, annotated=annotated, intake=intake, left_out=left_out)
 
 
+def source_name(spec: str) -> str:
+    """Return the name of a source: NAME of ``NAME=PATH``, else its file's name without suffixes, or ``medmentions``."""
+    name, equals, _ = spec.partition("=")
+    if equals:
+        return name
+    return "medmentions" if is_dataset(spec) or spec == "medmentions" else _stem(spec)
+
+
 def _stem(path: str) -> str:
     return Path(path).name.removesuffix(".gz").split(".")[0] or path
 
@@ -128,13 +161,10 @@ def _stem(path: str) -> str:
 def _map_labels(document: Document, table: Mapping[str, str], source: str, left_out: Counter[str]) -> Document:
     spans: list[Span] = []
     for span in document.spans:
-        labels = tuple(
-            dict.fromkeys(label for old in span.labels if (label := _map_label(old, table, source, document)))
-        )
-        if labels:
+        mapped = {old: _map_label(old, table, source, document) for old in span.labels}
+        left_out.update(f"label {old} is mapped to nothing" for old, new in mapped.items() if not new)
+        if labels := tuple(dict.fromkeys(new for new in mapped.values() if new)):
             spans.append(replace(span, labels=labels))
-        else:
-            left_out[f"label {'+'.join(span.labels)} is mapped to nothing"] += 1
     return replace(document, spans=tuple(spans))
 
 
@@ -171,9 +201,10 @@ def merge(sources: Sequence[Source], *, on_conflict: OnConflict = "majority") ->
             groups[normalise(document.text)].append(document)
     conflicts: list[Conflict] = []
     taken: set[str] = set()
-    documents = [_name_apart(_join(group, on_conflict, conflicts), taken) for group in groups.values()]
+    dropped: Counter[str] = Counter()
+    documents = [_name_apart(_join(group, on_conflict, conflicts, dropped), taken) for group in groups.values()]
     joined = sum(len(group) - 1 for group in groups.values())
-    return Merged(documents=documents, conflicts=conflicts, near=_find_near(documents), joined=joined)
+    return Merged(documents=documents, conflicts=conflicts, near=_find_near(documents), joined=joined, dropped=dropped)
 
 
 def _name_apart(document: Document, taken: set[str]) -> Document:
@@ -199,24 +230,31 @@ def _find_near(documents: Sequence[Document]) -> list[tuple[str, str]]:
     ]
 
 
-def _join(group: Sequence[Document], on_conflict: OnConflict, conflicts: list[Conflict]) -> Document:
-    """Make one document of several with equal text; offsets are those of the first."""
+def _join(
+    group: Sequence[Document], on_conflict: OnConflict, conflicts: list[Conflict], dropped: Counter[str]
+) -> Document:
+    """Make one document of several with equal text: offsets are those of the first, the weight is the largest."""
     first = group[0]
     if len(group) == 1:
         return first
     voters = _name_voters(group)
-    places = {voter: _Places(document, first) for voter, document in voters.items()}
-    looked_for = {voter: set(document.extra[ANNOTATED_TYPES]) for voter, document in voters.items()}
+    looked_for = {
+        voter: {label for version in versions for label in version.extra[ANNOTATED_TYPES]}
+        for voter, versions in voters.items()
+    }
     votes: dict[tuple[Offsets, str], list[str]] = defaultdict(list)
     spans: dict[tuple[Offsets, str], Span] = {}
-    for voter, document in voters.items():
-        for span in document.spans:
-            moved = places[voter].move(span)
+    for voter, version in ((voter, version) for voter, versions in voters.items() for version in versions):
+        places = _Places(version, first)
+        for span in version.spans:
+            moved = places.move(span)
             for label in span.labels:
                 key = (moved.start, moved.end), label
                 if voter not in votes[key]:
                     votes[key].append(voter)
-                spans.setdefault(key, moved)
+                known = spans.setdefault(key, moved)
+                if known.extra != moved.extra or known.fragments != moved.fragments:
+                    dropped["keys or fragments of a mention that another source has too"] += 1
     kept: dict[Offsets, list[str]] = defaultdict(list)
     for (place, label), found_by in sorted(votes.items()):
         electorate = [voter for voter in voters if label in looked_for[voter]]
@@ -237,21 +275,21 @@ def _join(group: Sequence[Document], on_conflict: OnConflict, conflicts: list[Co
     source = "+".join(dict.fromkeys(str(document.extra["source"]) for document in group))
     extra: dict[str, Any] = {**first.extra, "source": source, ANNOTATED_TYPES: annotated}
     extra.pop("annotator", None)
+    weights = [float(document.extra.get("weight", 1.0)) for document in group]
+    extra.pop("weight", None)
+    if max(weights) != 1.0 or min(weights) != 1.0:
+        extra["weight"] = max(weights)
     return replace(first, spans=tuple(merged), extra=extra)
 
 
-def _name_voters(group: Sequence[Document]) -> dict[str, Document]:
-    """Return documents by source, or by source and annotator where one source has several versions."""
-    voters: dict[str, Document] = {}
+def _name_voters(group: Sequence[Document]) -> dict[str, list[Document]]:
+    """Return documents by source, or by source and annotator; what one source has twice is one voter."""
+    voters: dict[str, list[Document]] = defaultdict(list)
     for document in group:
         name = str(document.extra["source"])
         if "annotator" in document.extra:
             name = f"{name}/{document.extra['annotator']}"
-        number = 2
-        base = name
-        while name in voters:
-            name, number = f"{base}#{number}", number + 1
-        voters[name] = document
+        voters[name].append(document)
     return voters
 
 

@@ -71,16 +71,17 @@ def count_matches(gold: Sequence[Document], predicted: Sequence[Document]) -> Co
     return Counts(types=types, strict=strict, partial=partial, untyped=untyped)
 
 
-def _key(document: Document) -> tuple[str, str]:
+def document_key(document: Document) -> tuple[str, str]:
+    """Return what tells documents apart: id and annotator."""
     return document.id, str(document.extra.get("annotator", ""))
 
 
 def _pair(gold: Sequence[Document], predicted: Sequence[Document]) -> list[tuple[Document, Document]]:
-    found = {_key(document): document for document in predicted}
-    wanted = {_key(document): document for document in gold}
+    found = {document_key(document): document for document in predicted}
+    wanted = {document_key(document): document for document in gold}
     for name, documents, unique in (("gold", gold, wanted), ("predicted", predicted, found)):
         if len(unique) < len(documents):
-            (twice, _), _ = Counter(_key(document) for document in documents).most_common(1)[0]
+            (twice, _), _ = Counter(document_key(document) for document in documents).most_common(1)[0]
             raise DataError(f"{name}: document id {twice!r} stands twice; scores need unique ids.")
     for name, missing in (("predicted", wanted.keys() - found.keys()), ("gold", found.keys() - wanted.keys())):
         if missing:

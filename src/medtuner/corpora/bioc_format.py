@@ -5,6 +5,7 @@ and blanks. Offsets that begin above 0 are counted from the document's first pas
 `type` (several divided by commas) and their identifier as infon `identifier`, as PubTator's exports do.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from medtuner.documents import Document, Span
 from medtuner.errors import DataError
 
 _LABEL, _CONCEPT = "type", "identifier"
+_NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 def read_bioc_xml(path: Path, intake: Intake) -> Iterator[Document]:
@@ -132,11 +134,16 @@ def _collection() -> Any:
     return collection
 
 
+def check_xml(document: Document) -> None:
+    """Refuse a text with characters that XML 1.0 cannot keep (section 2.2), a carriage return among them."""
+    if _NOT_XML.search(document.text):
+        raise DataError(f"document {document.id}: its text holds control characters, which XML cannot keep.")
+
+
 def _to_bioc(document: Document, left_out: Counter[str]) -> Any:
     from bioc import BioCDocument, BioCPassage
 
-    if any(character < " " and character not in "\t\n" for character in document.text):
-        raise DataError(f"document {document.id}: its text holds control characters, which XML cannot keep.")
+    check_xml(document)
     result, passage = BioCDocument(), BioCPassage()
     result.id = document.id
     passage.offset, passage.text = 0, document.text

@@ -88,7 +88,10 @@ def _read_addition(line: str, extras: dict[str, dict[str, Any]], intake: Intake)
     kind, target, *values = [*head.split(), "", ""]
     extra = extras.get(target)
     if name.startswith("N") and extra is not None:
-        extra["concept"] = values[0]
+        if "concept" in extra:
+            intake.left_out["further identifier of a mention"] += 1
+        else:
+            extra["concept"] = values[0]
     elif name.startswith(("A", "M")) and extra is not None:
         extra.setdefault("attributes", {})[kind] = values[0] or True
     elif name.startswith("#") and extra is not None:
@@ -125,6 +128,7 @@ def write_brat(path: Path, documents: Iterable[Document]) -> Counter[str]:
     left_out: Counter[str] = Counter()
     written: set[Path] = set()
     for document in documents:
+        left_out.update(f"document key {key}" for key in document.extra)
         file = path / f"{_file_name(document.id)}.txt"
         if file in written:
             raise DataError(f"document {document.id!r}: another document has this file name. BRAT needs unique ids.")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medtuner.corpora.bioc_format import first_line, open_binary
+from medtuner.corpora.bioc_format import check_xml, first_line, open_binary
 from medtuner.corpora.intake import Intake, Mention
 from medtuner.documents import Document, Offsets
 from medtuner.errors import DataError
@@ -90,6 +90,8 @@ def _read_document(cas: Any, path: Path, intake: Intake) -> Document:
             continue
         elif name == _TOKEN:
             tokens.append((annotation.begin, annotation.end))
+        elif is_mention_layer(name) and _is_relation(annotation):
+            intake.left_out["relation"] += 1
         elif is_mention_layer(name):
             mentions.append(_read_annotation(annotation, path))
         elif not name.startswith(_CORE + "segmentation") and "DocumentAnnotation" not in name:
@@ -101,7 +103,11 @@ def _read_document(cas: Any, path: Path, intake: Intake) -> Document:
 
 def is_mention_layer(name: str) -> bool:
     """Say whether a layer holds mentions: named entities and custom layers, not the linguistic core."""
-    return name == NAMED_ENTITY or not name.startswith(("uima.", _CORE))
+    return name == NAMED_ENTITY or not name.startswith(("uima.", "de.tudarmstadt.ukp."))
+
+
+def _is_relation(annotation: Any) -> bool:
+    return {"Governor", "Dependent"} <= {feature.name for feature in annotation.type.all_features}
 
 
 def _read_annotation(annotation: Any, path: Path) -> Mention:
@@ -131,6 +137,7 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
     entity, token = system.get_type(NAMED_ENTITY), system.get_type(_TOKEN)
     written: set[Path] = set()
     for document in documents:
+        check_xml(document)
         cas = cassis.Cas(typesystem=system)
         cas.sofa_string = document.text
         cas.sofa_mime = "text/plain"
@@ -139,6 +146,8 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             cas.add(token(begin=start, end=end))
         for span in document.spans:
             concept = span.extra.get("concept")
+            if wrong := next((label for label in span.labels if "," in label or label != label.strip()), None):
+                raise DataError(f"document {document.id}: label {wrong!r} cannot be written as CAS: no commas.")
             cas.add(entity(begin=span.start, end=span.end, value=",".join(span.labels), identifier=concept))
             left_out.update(f"span key {key}" for key in span.extra if key != "concept")
             left_out["fragments of a discontinuous mention"] += bool(span.fragments)

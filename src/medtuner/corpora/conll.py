@@ -40,8 +40,9 @@ def _sentences(path: Path) -> Iterator[tuple[str, Rows]]:
             line = raw.rstrip("\r\n")
             if found := _ID.match(line):
                 identifier = found[1]
-            if not line.strip() or line.startswith("-DOCSTART-") or (line.startswith("#") and "\t" not in line):
-                if rows and not line.startswith("#"):
+            comment = line.startswith("#") and not _TAG.fullmatch(line.split()[-1])
+            if not line.strip() or line.startswith("-DOCSTART-") or comment:
+                if rows and not comment:
                     yield identifier, rows
                     rows, identifier = [], ""
                 continue
@@ -54,8 +55,11 @@ def _sentences(path: Path) -> Iterator[tuple[str, Rows]]:
 
 
 def _count_layers(path: Path) -> int:
-    """Return how many of the last columns hold nothing but tags in the whole file."""
-    layers = _MAX_COLUMNS
+    """Return how many of the last columns are layers of tags: all after the word, or else the last one alone.
+
+    With other columns between (parts of speech), one of tags is the chunks of CoNLL-2000 and 2003, and no mentions.
+    """
+    layers, widest = _MAX_COLUMNS, 0
     for _, rows in _sentences(path):
         for number, columns in rows:
             width = 0
@@ -66,8 +70,8 @@ def _count_layers(path: Path) -> int:
                     f"{path}:{number}: the last column holds no tag such as O, B-T047 or I-T047; a line is a word, perhaps "
                     "more columns, and its tag."
                 )
-            layers = min(layers, width)
-    return layers
+            layers, widest = min(layers, width), max(widest, len(columns) - 1)
+    return layers if layers == widest else 1
 
 
 def _read_sentence(path: Path, identifier: str, rows: Rows, layers: int, intake: Intake) -> Document:
@@ -96,6 +100,10 @@ def write_conll(path: Path, documents: Iterable[Document]) -> Counter[str]:
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for document in documents:
             words, tags = tags_from_document(document, left_out)
+            if wrong := next((tag for tag in tags if not _TAG.fullmatch(tag)), None):
+                raise DataError(
+                    f"document {document.id}: label {wrong[2:]!r} cannot be written as CoNLL: no white space."
+                )
             stream.write(f"# id = {'_'.join(document.id.split())}\n")
             stream.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
             stream.write("\n")

@@ -68,7 +68,7 @@ def write_docbin(path: Path, documents: Iterable[Document]) -> Counter[str]:
     for document in documents:
         bin_.add(_to_doc(document, vocab, left_out))
     bin_.to_disk(path)
-    return left_out
+    return +left_out
 
 
 def _to_doc(document: Document, vocab: Any, left_out: Counter[str]) -> Any:
@@ -79,7 +79,10 @@ def _to_doc(document: Document, vocab: Any, left_out: Counter[str]) -> Any:
     doc = Doc(vocab, words=words, spaces=spaces)
     doc.user_data[_ID] = document.id
     group: list[Any] = []
+    left_out.update(f"document key {key}" for key in document.extra)
     for number, span in enumerate(document.spans):
+        left_out.update(f"span key {key}" for key in span.extra if key != "concept")
+        left_out["fragments of a discontinuous mention"] += bool(span.fragments)
         char_span = doc.char_span(span.start, span.end)
         if char_span is None:
             left_out["mention that ends inside a word"] += 1

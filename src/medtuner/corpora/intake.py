@@ -170,6 +170,12 @@ def _squeeze(text: str) -> str:
     return "".join(text.split())
 
 
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Say whether a place begins and ends at word borders."""
+    begins = start == 0 or not (text[start - 1].isalnum() and text[start].isalnum())
+    return begins and (end == len(text) or not (text[end - 1].isalnum() and text[end].isalnum()))
+
+
 def _search(text: str, wanted: str, *, near: Offsets) -> Offsets | None:
     """Return the place of a string nearest to its stated one; None when it is far, absent, or twice as near."""
     first = max(0, near[0] - _NEAR)
@@ -179,7 +185,8 @@ def _search(text: str, wanted: str, *, near: Offsets) -> Offsets | None:
     while 0 <= position <= last:
         found.append(position)
         position = text.find(wanted, position + 1)
-    found.sort(key=lambda start: abs(start - near[0]))
+    whole = [start for start in found if _is_whole(text, start, start + len(wanted))]
+    found = sorted(whole or found, key=lambda start: abs(start - near[0]))
     if not found or (len(found) > 1 and abs(found[0] - near[0]) == abs(found[1] - near[0])):
         return None
     return found[0], found[0] + len(wanted)

@@ -147,7 +147,9 @@ def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[
         return
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
-    for answer in given or [{}]:
+    if not given:
+        intake.left_out["task without an annotation"] += 1
+    for answer in given:
         placed = _to_points([_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text)
         author = answer.get("completed_by", answer.get("id"))
         author = author.get("email", author.get("id")) if isinstance(author, dict) else author
@@ -167,8 +169,8 @@ def _task_text(data: Any, where: str) -> tuple[str, str]:
 
 
 def _is_span(row: Mapping[str, Any], intake: Intake) -> bool:
-    value = row.get("value")
-    if isinstance(value, dict) and "start" in value:
+    value, kind = row.get("value"), str(row.get("type", "labels"))
+    if isinstance(value, dict) and "start" in value and kind.endswith("labels"):
         return True
     intake.left_out["relation" if row.get("type") == "relation" else f"result of type {row.get('type')}"] += 1
     return False
