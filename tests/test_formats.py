@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medtuner.conversion import convert_annotations
 from medtuner.corpora.formats import FORMATS, guess_annotation_format, read_format, write_format
 from medtuner.corpora.intake import POLICIES, Intake, Policy
 from medtuner.documents import Document, Span
@@ -291,6 +292,55 @@ def test_lonely_brat_annotations_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.ann").write_text("")
     with pytest.raises(DataError, match=r"no a\.txt beside it"):
         read(tmp_path)
+
+
+def test_repair_takes_whole_words_before_parts_of_words(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(pubtator("7\t11\t14\tALS\tT047", text="Some SIGNALS of it are those of ALS here."))
+    (document,), _ = read(tmp_path / "a.txt", "repair")
+    assert (document.spans[0].start, document.spans[0].end) == (32, 35)
+
+
+def test_chunk_columns_are_no_mentions_and_words_may_begin_with_a_hash(tmp_path: Path) -> None:
+    (tmp_path / "ner.conll").write_text("EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n")
+    (document,), _ = read(tmp_path / "ner.conll")
+    assert [span.labels for span in document.spans] == [("ORG",)]
+    (tmp_path / "tweet.conll").write_text("# id = second\n#covid B-DIS\nnow O\n")
+    (document,), _ = read(tmp_path / "tweet.conll")
+    assert (document.id, document.text, document.spans[0].labels) == ("second", "#covid now", ("DIS",))
+
+
+def test_untouched_tasks_are_no_documents_without_mentions(tmp_path: Path) -> None:
+    place = '{"start": 0, "end": 7, "text": "Aspirin", "%s": ["%s"]}'
+    results = ", ".join(
+        f'{{"type": "{kind}", "value": {place % (kind, label)}}}'
+        for kind, label in (("labels", "T121"), ("choices", "sure"))
+    )
+    tasks = [
+        '{"data": {"text": "a"}, "annotations": []}',
+        '{"data": {"text": "b"}, "annotations": [{"was_cancelled": true}]}',
+    ]
+    tasks.append(f'{{"data": {{"text": "Aspirin"}}, "annotations": [{{"result": [{results}]}}]}}')
+    (tmp_path / "ls.json").write_text(f"[{', '.join(tasks)}]")
+    (document,), intake = read(tmp_path / "ls.json")
+    assert [span.labels for span in document.spans] == [("T121",)]
+    assert intake.left_out["task without an annotation"] == 2
+    assert intake.left_out["result of type choices"] == 1
+
+
+def test_a_conversion_never_removes_other_files(tmp_path: Path) -> None:
+    source = tmp_path / "notes.pubtator"
+    source.write_text(pubtator("7\t0\t7\tAspirin\tT121"))
+    with pytest.raises(DataError, match="neither in IN"):
+        list(convert_annotations(source, tmp_path, to_format="brat"))
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("mine")
+    with pytest.raises(DataError, match="no earlier result"):
+        list(convert_annotations(source, other, to_format="brat"))
+    assert (other / "chapter.txt").read_text() == "mine"
+    for _ in range(2):  # an earlier result may be written again
+        lines = list(convert_annotations(source, tmp_path / "brat", to_format="brat"))
+    assert "1 documents, 1 mentions, 1 kept" in lines
 
 
 FUZZED = [
