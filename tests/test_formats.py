@@ -311,14 +311,10 @@ def test_chunk_columns_are_no_mentions_and_words_may_begin_with_a_hash(tmp_path:
 
 def test_untouched_tasks_are_no_documents_without_mentions(tmp_path: Path) -> None:
     place = '{"start": 0, "end": 7, "text": "Aspirin", "%s": ["%s"]}'
-    results = ", ".join(
-        f'{{"type": "{kind}", "value": {place % (kind, label)}}}'
-        for kind, label in (("labels", "T121"), ("choices", "sure"))
-    )
-    tasks = [
-        '{"data": {"text": "a"}, "annotations": []}',
-        '{"data": {"text": "b"}, "annotations": [{"was_cancelled": true}]}',
-    ]
+    pairs = (("labels", "T121"), ("choices", "sure"))
+    results = ", ".join(f'{{"type": "{kind}", "value": {place % (kind, label)}}}' for kind, label in pairs)
+    tasks = ['{"data": {"text": "a"}, "annotations": []}']
+    tasks.append('{"data": {"text": "b"}, "annotations": [{"was_cancelled": true}]}')
     tasks.append(f'{{"data": {{"text": "Aspirin"}}, "annotations": [{{"result": [{results}]}}]}}')
     (tmp_path / "ls.json").write_text(f"[{', '.join(tasks)}]")
     (document,), intake = read(tmp_path / "ls.json")

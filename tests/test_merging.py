@@ -12,7 +12,10 @@ import pytest
 from medtuner.documents import Document, Span, read_documents, write_documents
 from medtuner.duplicates import TextIndex, find_leaks
 from medtuner.errors import ConfigError, DataError
-from medtuner.evaluation import ScoreOptions, evaluate
+from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
+from medtuner.labels import choose_label_space
+from medtuner.ledger import Ledger
+from medtuner.merged_files import MergeOptions, merge_files
 from medtuner.merging import LabelMapping, OnConflict, merge, read_mapping, read_source
 from medtuner.tokenising import SpacyTokenizer
 
@@ -96,6 +99,50 @@ def test_labels_are_mapped_and_what_is_left_out_is_counted(tmp_path: Path) -> No
     path.write_text("[label.team]\n")
     with pytest.raises(ConfigError, match=r"unknown section \[label\].*Did you mean 'labels'"):
         read_mapping(path)
+
+
+def test_what_one_source_has_twice_is_one_voter(tmp_path: Path) -> None:
+    twice = "a=" + write(tmp_path / "a.jsonl", note(), note(name="2"))
+    other = "b=" + write(tmp_path / "b.jsonl", note((0, 7, "T121")))
+    mapping = LabelMapping(annotated={"a": ["T121"]}, weights={"b": 3.0})
+    merged = merge([read_source(spec, mapping) for spec in (twice, other)])
+    (document,) = merged.documents
+    assert len(document.spans) == 1, "one of two voters is half"
+    assert document.extra["weight"] == 3.0
+    assert merged.joined == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[labels.taem]\nx = "T047"\n', r"labels\.taem: no source of this name. Did you mean 'team'"),
+        ("[weights]\nteam = '2'\n", r"weights\.team = '2': must be a number"),
+        ("labels = 3\n", r"labels\. = 3: must be a table"),
+        ("[labels.team]\nDisease = ['T047']\n", r"must be a table of labels and TUIs"),
+    ],
+)
+def test_a_mapping_that_would_map_nothing_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.toml"
+    path.write_text(content)
+    spec = "team=" + write(tmp_path / "x.jsonl", note((0, 7, "T121")))
+    with pytest.raises(ConfigError, match=message):
+        list(merge_files([spec], tmp_path / "out.jsonl", MergeOptions(labels=path)))
+
+
+def test_collapsed_gold_is_judged_in_the_same_space() -> None:
+    gold = [replace(note((0, 7, "T047")), extra={"annotated_types": ["T047"]})]
+    space = choose_label_space("groups", [])
+    collapsed = collapse_gold(gold, space, Ledger().account("test"))
+    scores = evaluate(collapsed, [note((0, 7, "DISO"))], options=ScoreOptions(bootstrap=0))
+    assert scores["strict"]["micro"]["f1"] == 1
+
+
+def test_tokenised_and_raw_sentences_are_the_same() -> None:
+    raw = "Aspirin (ASA) reduces the risk of stroke, in most adult patients at least."
+    train = [note(name="t", text=f"A first sentence of another kind. {raw} And an end that is not there at all in it.")]
+    gold = [note(name="g", text="Aspirin ( ASA ) reduces the risk of stroke , in most adult patients at least .")]
+    (leak,) = find_leaks(train, gold, sentences=SpacyTokenizer("en").sentences)
+    assert (leak.kind, leak.tolerated) == ("same sentence", False)
 
 
 LONG = (
