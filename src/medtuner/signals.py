@@ -43,6 +43,8 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.reason:
+            return  # the process is leaving: one more signal must not turn an orderly stop into a death by signal
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
