@@ -51,6 +51,7 @@ class TextIndex:
     def __init__(self, documents: Sequence[Document]) -> None:
         from datasketch import MinHashLSH
 
+        self._documents = documents
         self._same: dict[str, list[int]] = defaultdict(list)
         self._shingles = [_shingles(document.text) for document in documents]
         self._lsh: Any = MinHashLSH(num_perm=64, params=(16, 4))  # 16 bands of 4 rows miss under 0.1% at 0.8
@@ -70,6 +71,15 @@ class TextIndex:
             return []
         found = sorted(set(self._lsh.query(_min_hash(own))) - set(self.same(document)))
         return [position for position in found if _jaccard(own, self._shingles[position]) >= NEAR]
+
+    def near_pairs(self) -> list[tuple[str, str]]:
+        """Return the ids of each two of the index's own documents that are nearly equal."""
+        return [
+            (document.id, self._documents[other].id)
+            for position, document in enumerate(self._documents)
+            for other in self.near(document)
+            if other > position
+        ]
 
 
 def _shingles(text: str) -> frozenset[str]:

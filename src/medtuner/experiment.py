@@ -236,9 +236,9 @@ def _align(config: Config, splits: Splits, predictor: Predictor, ledger: Ledger)
     encoded = predictor.encoder.encode(splits.train.documents)
     rules = _flat_rules(config.labels, splits)
     tags = [tag_subwords(document, tag_units(document, predictor.space, account, rules)) for document in encoded]
-    unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents]
-    if config.train.unannotated == "outside":
-        unknown = [None] * len(unknown)
+    unknown = None
+    if config.train.unannotated == "unknown":
+        unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents]
     items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation, unknown=unknown)
     factors = [_source_weight(document) for document in splits.train.documents]
     weighted = [

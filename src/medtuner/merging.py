@@ -128,8 +128,8 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     intake = Intake(policy)
     if is_dataset(path):
         documents: list[Document] = list(load_corpus(path).documents)
-        intake.documents = len(documents)
-        intake.mentions = intake.kept = sum(len(document.spans) for document in documents)
+        for document in documents:
+            intake.take(document)
     else:
         documents = list(read_format(Path(path), intake))
     if not documents:
@@ -204,7 +204,9 @@ def merge(sources: Sequence[Source], *, on_conflict: OnConflict = "majority") ->
     dropped: Counter[str] = Counter()
     documents = [_name_apart(_join(group, on_conflict, conflicts, dropped), taken) for group in groups.values()]
     joined = sum(len(group) - 1 for group in groups.values())
-    return Merged(documents=documents, conflicts=conflicts, near=_find_near(documents), joined=joined, dropped=dropped)
+    return Merged(
+        documents=documents, conflicts=conflicts, near=TextIndex(documents).near_pairs(), joined=joined, dropped=dropped
+    )
 
 
 def _name_apart(document: Document, taken: set[str]) -> Document:
@@ -218,16 +220,6 @@ def _name_apart(document: Document, taken: set[str]) -> Document:
         number += 1
     taken.add(name)
     return replace(document, id=name)
-
-
-def _find_near(documents: Sequence[Document]) -> list[tuple[str, str]]:
-    index = TextIndex(documents)
-    return [
-        (document.id, documents[other].id)
-        for position, document in enumerate(documents)
-        for other in index.near(document)
-        if other > position
-    ]
 
 
 def _join(
@@ -310,7 +302,6 @@ class _Places:
         if not self._same:
             self._rank = {place: rank for rank, place in enumerate(_solid(source.text))}
             self._target = _solid(target.text)
-            self._text = source.text
 
     def move(self, span: Span) -> Span:
         """Return the span with offsets of the target; mentions of white space alone have no place and raise `DataError`."""

@@ -25,13 +25,6 @@ def describe(documents: Sequence[Document], *, sentences: Callable[[str], Iterab
     types = Counter(label for _, span in spans for label in span.labels)
     lengths = [len(document.text) for document in documents]
     same = Counter((normalise(document.text), annotator_of(document)) for document in documents)
-    index = TextIndex(documents)
-    near = [
-        [document.id, documents[other].id]
-        for position, document in enumerate(documents)
-        for other in index.near(document)
-        if other > position
-    ]
     return {
         "documents": len(documents),
         "sentences": sum(1 for document in documents for _ in sentences(document.text)),
@@ -44,7 +37,7 @@ def describe(documents: Sequence[Document], *, sentences: Callable[[str], Iterab
         "without_mentions": sum(not document.spans for document in documents),
         "characters": {"median": statistics.median(lengths), "longest": max(lengths)},
         "duplicates": sum(count - 1 for count in same.values()),
-        "near_duplicates": near,
+        "near_duplicates": TextIndex(documents).near_pairs(),
         "ambiguous": _find_ambiguous(documents),
         "forgotten": _find_forgotten(documents),
         "agreement": measure_agreement(documents),

@@ -23,8 +23,8 @@ from medtuner.corpora.formats import read_format
 from medtuner.corpora.hub import read_hub
 from medtuner.corpora.intake import Intake, Policy
 from medtuner.corpora.medmentions import MEDMENTIONS, read_medmentions
-from medtuner.corpora.tables import Row, read_rows
-from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
+from medtuner.corpora.tables import Row, documents_from_rows, read_rows
+from medtuner.corpora.tagged import Orphans
 from medtuner.documents import Document, read_documents
 from medtuner.errors import DataError
 
@@ -63,16 +63,12 @@ class Splits:
 
 
 def _read_tagged(source: str, rows: Iterable[Row], orphans: Orphans) -> Corpus:
-    kept = list(rows)
-    scheme = detect_scheme(row.tags for row in kept)
     documents: list[Document] = []
     mended: dict[str, Counter[str]] = {}
-    for index, row in enumerate(kept):
-        report = TagReport(scheme=scheme)
-        name = row.id or f"{source}/{index}"
-        documents.append(document_from_tags(name, row.words, row.tags, report=report, orphans=orphans, where=row.where))
-        if report.mended:
-            mended[name] = report.mended
+    for document, counts in documents_from_rows(source, rows, orphans):
+        documents.append(document)
+        if counts:
+            mended[document.id] = counts
     return Corpus(source=source, documents=tuple(documents), mended=mended)
 
 

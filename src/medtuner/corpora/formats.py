@@ -22,8 +22,8 @@ from medtuner.corpora.docbin import read_docbin, write_docbin
 from medtuner.corpora.intake import Intake
 from medtuner.corpora.json_tools import read_doccano, read_label_studio, read_prodigy, write_label_studio
 from medtuner.corpora.pubtator import read_pubtator, write_pubtator
-from medtuner.corpora.tables import read_rows
-from medtuner.corpora.tagged import TagReport, detect_scheme, document_from_tags, tags_from_document
+from medtuner.corpora.tables import documents_from_rows, read_rows
+from medtuner.corpora.tagged import tags_from_document
 from medtuner.corpora.texts import read_medline, read_text
 from medtuner.corpora.webanno import read_webanno
 from medtuner.documents import Document, open_text, read_documents, write_documents
@@ -45,9 +45,7 @@ class Format:
 
 def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
     for document in read_documents(path, annotated=True):
-        intake.documents += 1
-        intake.mentions += len(document.spans)
-        intake.kept += len(document.spans)
+        intake.take(document)
         yield document
 
 
@@ -58,16 +56,9 @@ def _write_jsonl(path: Path, documents: Iterable[Document]) -> Counter[str]:
 
 
 def _read_hf(path: Path, intake: Intake) -> Iterator[Document]:
-    rows = list(read_rows(path))
-    scheme = detect_scheme(row.tags for row in rows)
-    for index, row in enumerate(rows):
-        report = TagReport(scheme=scheme)
-        name = row.id or f"{path.name}/{index}"
-        document = document_from_tags(name, row.words, row.tags, report=report, orphans="begin", where=row.where)
-        intake.mended.update(report.mended)
-        intake.documents += 1
-        intake.mentions += len(document.spans)
-        intake.kept += len(document.spans)
+    for document, mended in documents_from_rows(path.name, read_rows(path), "begin"):
+        intake.mended.update(mended)
+        intake.take(document)
         yield document
 
 

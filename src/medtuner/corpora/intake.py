@@ -79,6 +79,12 @@ class Intake:
         spans = [span for mention in mentions for span in self._span(identifier, text, mention, where)]
         return Document(id=identifier, text=text, spans=tuple(spans), tokens=tokens, extra=extra or {})
 
+    def take(self, document: Document) -> None:
+        """Count a document whose reader has checked its mentions itself; all of them are kept."""
+        self.documents += 1
+        self.mentions += len(document.spans)
+        self.kept += len(document.spans)
+
     def _span(self, identifier: str, text: str, mention: Mention, where: str) -> Iterator[Span]:
         self.mentions += 1
         where = mention.where or where

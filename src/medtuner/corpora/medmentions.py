@@ -41,9 +41,7 @@ def read_medmentions(edition: str, split: str, intake: Intake) -> Iterator[Docum
     for document in read_pubtator(folder / _CORPUS, Intake(intake.policy)):
         if document.id in missing:
             missing.remove(document.id)
-            intake.documents += 1
-            intake.mentions += len(document.spans)
-            intake.kept += len(document.spans)
+            intake.take(document)
             yield document
     if missing:
         raise DataError(f"{folder / _CORPUS}: {len(missing)} PMIDs of {split} are not in it, first {min(missing)}.")

@@ -7,12 +7,14 @@ Tags are strings, or integers whose names the file itself declares (a `ClassLabe
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from medtuner.documents import open_text, read_json_lines
+from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
+from medtuner.documents import Document, open_text, read_json_lines
 from medtuner.errors import DataError
 
 
@@ -47,14 +49,25 @@ def read_rows(path: Path, *, annotated: bool = True) -> Iterator[Row]:
         )
 
 
-def is_json_array(path: Path) -> bool:
+def documents_from_rows(source: str, rows: Iterable[Row], orphans: Orphans) -> Iterator[tuple[Document, Counter[str]]]:
+    """Yield a document for each row, with what had to be mended in it; the scheme is read off all rows together."""
+    kept = list(rows)
+    scheme = detect_scheme(row.tags for row in kept)
+    for index, row in enumerate(kept):
+        report = TagReport(scheme=scheme)
+        name = row.id or f"{source}/{index}"
+        document = document_from_tags(name, row.words, row.tags, report=report, orphans=orphans, where=row.where)
+        yield document, report.mended
+
+
+def _is_json_array(path: Path) -> bool:
     """Say whether a JSON file is one array rather than one object a line."""
     with open_text(path) as stream:
         return next((line.lstrip()[:1] == "[" for line in stream if line.strip()), False)
 
 
 def _read_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not is_json_array(path):
+    if not _is_json_array(path):
         yield from read_json_lines(path)
         return
     with open_text(path) as stream:
