@@ -15,6 +15,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from medtuner.errors import RunInterrupted
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -43,10 +45,11 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.reason:
-            return  # the process is leaving: one more signal must not turn an orderly stop into a death by signal
+        # A stopped process is leaving. One more signal must not turn an orderly stop into a death by signal, not even while
+        # the interpreter ends: there it gives every signal that is not ignored its default action back.
+        leaving = bool(self.reason) or isinstance(error, RunInterrupted)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
