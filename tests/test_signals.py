@@ -9,7 +9,8 @@ from medtuner.errors import RunInterrupted
 from medtuner.signals import StopRequest
 
 def flood():
-    return subprocess.Popen(["sh", "-c", f"while kill -USR1 {os.getpid()} 2> /dev/null; do :; done"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    script = f"while kill -USR1 {os.getpid()}; do :; done"
+    subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 try:
     with StopRequest() as stop:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Span
 from medtuner.errors import DataError
 
@@ -147,14 +148,14 @@ def _to_bioc(document: Document, left_out: Counter[str]) -> Any:
     result, passage = BioCDocument(), BioCPassage()
     result.id = document.id
     passage.offset, passage.text = 0, document.text
+    count_unwritten(document, left_out, span_keys=("infons", "concept"), fragments=True)
     for number, span in enumerate(document.spans):
-        passage.add_annotation(_to_annotation(document, span, f"T{number + 1}", left_out))
+        passage.add_annotation(_to_annotation(document, span, f"T{number + 1}"))
     result.add_passage(passage)
-    left_out.update(f"document key {key}" for key in document.extra)
     return result
 
 
-def _to_annotation(document: Document, span: Span, name: str, left_out: Counter[str]) -> Any:
+def _to_annotation(document: Document, span: Span, name: str) -> Any:
     from bioc import BioCAnnotation, BioCLocation
 
     annotation = BioCAnnotation()
@@ -168,5 +169,4 @@ def _to_annotation(document: Document, span: Span, name: str, left_out: Counter[
     annotation.infons = {**span.extra.get("infons", {}), _LABEL: ",".join(span.labels)}
     if "concept" in span.extra:
         annotation.infons[_CONCEPT] = str(span.extra["concept"])
-    left_out.update(f"span key {key}" for key in span.extra if key not in ("infons", "concept"))
     return annotation

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Offsets, open_text
 from medtuner.errors import DataError
 
@@ -128,14 +129,14 @@ def write_brat(path: Path, documents: Iterable[Document]) -> Counter[str]:
     left_out: Counter[str] = Counter()
     written: set[Path] = set()
     for document in documents:
-        left_out.update(f"document key {key}" for key in document.extra)
+        count_unwritten(document, left_out, span_keys=("concept", "note", "attributes"), fragments=True)
         file = path / f"{_file_name(document.id)}.txt"
         if file in written:
             raise DataError(f"document {document.id!r}: another document has this file name. BRAT needs unique ids.")
         written.add(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(document.text.encode("utf-8"))
-        lines = _annotation_lines(document, left_out)
+        lines = _annotation_lines(document)
         file.with_suffix(".ann").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     return left_out
 
@@ -146,7 +147,7 @@ def _file_name(identifier: str) -> str:
     return identifier
 
 
-def _annotation_lines(document: Document, left_out: Counter[str]) -> Iterator[str]:
+def _annotation_lines(document: Document) -> Iterator[str]:
     number = notes = 0
     for span in document.spans:
         places = ";".join(f"{start} {end}" for start, end in span.fragments or ((span.start, span.end),))
@@ -169,5 +170,3 @@ def _annotation_lines(document: Document, left_out: Counter[str]) -> Iterator[st
                 for kind, state in value.items():
                     notes += 1
                     yield f"A{notes}\t{kind} T{first}" + ("" if state is True else f" {state}")
-            else:
-                left_out[f"span key {key}"] += 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from medtuner.corpora.bioc_format import check_xml, first_line, open_binary
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Offsets
 from medtuner.errors import DataError
 
@@ -149,8 +150,6 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             if wrong := next((label for label in span.labels if "," in label or label != label.strip()), None):
                 raise DataError(f"document {document.id}: label {wrong!r} cannot be written as CAS: no commas.")
             cas.add(entity(begin=span.start, end=span.end, value=",".join(span.labels), identifier=concept))
-            left_out.update(f"span key {key}" for key in span.extra if key != "concept")
-            left_out["fragments of a discontinuous mention"] += bool(span.fragments)
         file = path / f"{document.id}.xmi"
         if "/" in document.id or file in written:
             raise DataError(
@@ -158,5 +157,5 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             )
         written.add(file)
         cas.to_xmi(file)
-        left_out.update(f"document key {key}" for key in document.extra)
+        count_unwritten(document, left_out, span_keys=("concept",), tokens=True)
     return +left_out

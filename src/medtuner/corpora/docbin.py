@@ -11,6 +11,7 @@ from typing import Any
 
 from medtuner.corpora.bioc_format import first_line
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Offsets, find_words
 from medtuner.errors import DataError
 
@@ -79,10 +80,8 @@ def _to_doc(document: Document, vocab: Any, left_out: Counter[str]) -> Any:
     doc = Doc(vocab, words=words, spaces=spaces)
     doc.user_data[_ID] = document.id
     group: list[Any] = []
-    left_out.update(f"document key {key}" for key in document.extra)
+    count_unwritten(document, left_out, span_keys=("concept",), tokens=True)
     for number, span in enumerate(document.spans):
-        left_out.update(f"span key {key}" for key in span.extra if key != "concept")
-        left_out["fragments of a discontinuous mention"] += bool(span.fragments)
         char_span = doc.char_span(span.start, span.end)
         if char_span is None:
             left_out["mention that ends inside a word"] += 1

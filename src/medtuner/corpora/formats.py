@@ -8,6 +8,7 @@ write_format(Path("out.txt"), documents, name="pubtator")
 import itertools
 import json
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,17 @@ from medtuner.corpora.cas import read_cas, write_cas
 from medtuner.corpora.conll import read_conll, write_conll
 from medtuner.corpora.docbin import read_docbin, write_docbin
 from medtuner.corpora.intake import Intake
-from medtuner.corpora.json_tools import read_doccano, read_label_studio, read_prodigy, write_label_studio
+from medtuner.corpora.json_tools import (
+    read_doccano,
+    read_label_studio,
+    read_predictions,
+    read_prodigy,
+    write_label_studio,
+)
 from medtuner.corpora.pubtator import read_pubtator, write_pubtator
 from medtuner.corpora.tables import documents_from_rows, read_rows
 from medtuner.corpora.tagged import tags_from_document
+from medtuner.corpora.tagtog import ANNOTATIONS, find_annotations, read_tagtog
 from medtuner.corpora.texts import read_medline, read_text
 from medtuner.corpora.webanno import read_webanno
 from medtuner.documents import Document, open_text, read_documents, write_documents
@@ -35,11 +43,10 @@ Write = Callable[[Path, Iterable[Document]], Counter[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: its reader, its writer if there is one, the suffixes of its files; some are read by whole folders."""
+    """A format: its reader, and its writer if there is one; some are read by whole folders."""
 
     read: Read
     write: Write | None = None
-    suffixes: tuple[str, ...] = ()
     whole_folder: bool = False
 
 
@@ -89,27 +96,34 @@ def _write_hf(path: Path, documents: Iterable[Document]) -> Counter[str]:
     return left_out
 
 
+def _write_predictions(path: Path, documents: Iterable[Document]) -> Counter[str]:
+    """Write mentions as Label Studio shows suggestions: to be corrected by hand."""
+    return write_label_studio(path, documents, predictions=True)
+
+
 def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     while chunk := list(itertools.islice(rows, size)):
         yield chunk
 
 
 FORMATS: Mapping[str, Format] = {
-    "jsonl": Format(read=_read_jsonl, write=_write_jsonl, suffixes=(".jsonl",)),
-    "pubtator": Format(read=read_pubtator, write=write_pubtator, suffixes=(".txt", ".pubtator")),
-    "brat": Format(read=read_brat, write=write_brat, suffixes=(".ann",), whole_folder=True),
-    "bioc-xml": Format(read=read_bioc_xml, write=write_bioc_xml, suffixes=(".xml",)),
-    "bioc-json": Format(read=read_bioc_json, write=write_bioc_json, suffixes=(".json",)),
-    "conll": Format(read=read_conll, write=write_conll, suffixes=(".tsv", ".conll", ".iob2", ".iob", ".bio", ".txt")),
-    "webanno-tsv": Format(read=read_webanno, suffixes=(".tsv",)),
-    "cas": Format(read=read_cas, write=write_cas, suffixes=(".xmi",), whole_folder=True),
-    "label-studio": Format(read=read_label_studio, write=write_label_studio, suffixes=(".json",)),
-    "doccano": Format(read=read_doccano, suffixes=(".jsonl",)),
-    "prodigy": Format(read=read_prodigy, suffixes=(".jsonl",)),
-    "hf": Format(read=_read_hf, write=_write_hf, suffixes=(".parquet", ".json", ".jsonl")),
-    "docbin": Format(read=read_docbin, write=write_docbin, suffixes=(".spacy",)),
-    "text": Format(read=read_text, suffixes=(".txt",), whole_folder=True),
-    "medline": Format(read=read_medline, suffixes=(".xml",)),
+    "jsonl": Format(read=_read_jsonl, write=_write_jsonl),
+    "pubtator": Format(read=read_pubtator, write=write_pubtator),
+    "brat": Format(read=read_brat, write=write_brat, whole_folder=True),
+    "bioc-xml": Format(read=read_bioc_xml, write=write_bioc_xml),
+    "bioc-json": Format(read=read_bioc_json, write=write_bioc_json),
+    "conll": Format(read=read_conll, write=write_conll),
+    "webanno-tsv": Format(read=read_webanno),
+    "cas": Format(read=read_cas, write=write_cas, whole_folder=True),
+    "label-studio": Format(read=read_label_studio, write=write_label_studio),
+    "label-studio-predictions": Format(read=read_predictions, write=_write_predictions),
+    "doccano": Format(read=read_doccano),
+    "prodigy": Format(read=read_prodigy),
+    "tagtog": Format(read=read_tagtog, whole_folder=True),
+    "hf": Format(read=_read_hf, write=_write_hf),
+    "docbin": Format(read=read_docbin, write=write_docbin),
+    "text": Format(read=read_text, whole_folder=True),
+    "medline": Format(read=read_medline),
 }
 _BY_KEYS: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
     ("hf", lambda record: "ner_tags" in record),
@@ -179,6 +193,8 @@ def guess_annotation_format(path: Path) -> str:
         )
     if not path.is_dir():
         return _guess_file(path)
+    if find_annotations(path):
+        return "tagtog"
     if any(path.rglob("*.ann")):
         return "brat"
     if any(path.rglob("*.xmi")):
@@ -196,6 +212,10 @@ def guess_annotation_format(path: Path) -> str:
 
 
 def _guess_file(path: Path) -> str:
+    if path.name.removesuffix(".gz").endswith(ANNOTATIONS):
+        return "tagtog"
+    if zipfile.is_zipfile(path):
+        raise DataError(f"{path}: a zip archive. Unpack it, then name its folder.")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     by_suffix = {".spacy": "docbin", ".xmi": "cas", ".ann": "brat", ".parquet": "hf"}
     if suffix in by_suffix:

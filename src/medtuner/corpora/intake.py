@@ -39,6 +39,7 @@ class Mention:
     labels: tuple[str, ...]
     text: str | None = None
     where: str = ""
+    score: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,6 +100,7 @@ class Intake:
             start=fragments[0][0],
             end=max(end for _, end in fragments),
             labels=mention.labels,
+            score=mention.score,
             fragments=fragments if len(fragments) > 1 else (),
             extra=mention.extra,
         )
@@ -125,6 +127,11 @@ class Intake:
                 "--on-error repair (search nearby for the annotated string, else skip)."
             )
         self.faults.append(Fault(where=where, document=document, what=what, action="skipped"))
+
+    def skip_mention(self, where: str, document: str, what: str) -> None:
+        """Skip an annotation that its reader cannot place at all."""
+        self.mentions += 1
+        self.skip(where, document, what)
 
     def count(self, action: Literal["skipped", "repaired"]) -> Counter[str]:
         """Return how often each kind of fault, without its offsets, was skipped or repaired."""

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, open_text, read_json_lines
 from medtuner.errors import DataError
 
 
 @contextlib.contextmanager
-def _shaped(where: str, tool: str) -> Iterator[None]:
+def shaped(where: str, tool: str) -> Iterator[None]:
     """Turn what a record of another shape than the tool's makes fail into an error that names the record."""
     try:
         yield
@@ -35,7 +36,7 @@ def read_doccano(path: Path, intake: Intake) -> Iterator[Document]:
     """
     names = _label_names(path.with_name("label_config.json"))
     for where, record in read_json_lines(path):
-        with _shaped(where, "doccano"):
+        with shaped(where, "doccano"):
             documents = list(_read_doccano(record, names, where, intake))
         yield from documents
 
@@ -62,7 +63,7 @@ def _read_doccano(
 def _label_names(path: Path) -> Mapping[str, str]:
     if not path.exists():
         return {}
-    rows = _load_json(path)
+    rows = load_json(path)
     return {str(row["id"]): str(row["text"]) for row in rows if isinstance(row, dict) and {"id", "text"} <= row.keys()}
 
 
@@ -98,7 +99,7 @@ def read_prodigy(path: Path, intake: Intake) -> Iterator[Document]:
         if answer != "accept":
             intake.left_out[f"document with answer {answer}"] += 1
             continue
-        with _shaped(where, "Prodigy"):
+        with shaped(where, "Prodigy"):
             document = _read_prodigy(record, where, intake)
         yield document
 
@@ -124,33 +125,46 @@ def read_label_studio(path: Path, intake: Intake) -> Iterator[Document]:
 
     Browsers count UTF-16 units; where a text has characters beyond the basic plane, offsets are converted.
     """
-    tasks = _load_json(path)
+    yield from _read_tasks(path, intake, ("annotations", "completions"))
+
+
+def read_predictions(path: Path, intake: Intake) -> Iterator[Document]:
+    """Yield documents of Label Studio tasks with what was suggested in them, not what people annotated."""
+    yield from _read_tasks(path, intake, ("predictions",))
+
+
+def _read_tasks(path: Path, intake: Intake, keys: Sequence[str]) -> Iterator[Document]:
+    tasks = load_json(path)
     for index, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
         where = f"{path}: task {index}"
         if not isinstance(task, dict):
             raise DataError(f"{where}: no JSON object.")
-        with _shaped(where, "Label Studio"):
-            documents = list(_read_task(cast(dict[str, Any], task), where, intake))
+        with shaped(where, "Label Studio"):
+            documents = list(_read_task(cast(dict[str, Any], task), keys, where, intake))
         yield from documents
 
 
-def _read_task(task: Mapping[str, Any], where: str, intake: Intake) -> Iterator[Document]:
+def _read_task(task: Mapping[str, Any], keys: Sequence[str], where: str, intake: Intake) -> Iterator[Document]:
     data = task.get("data", task)
     text, name = _task_text(data, where)
     identifier = str(data.get("id", task.get("id", where.rpartition(" ")[2])))
-    answers = task.get("annotations", task.get("completions"))
+    answers = next((task[key] for key in keys if task.get(key) is not None), None)
+    if answers is None and "predictions" in task:
+        answers = []
     if answers is None:  # JSON-MIN: lists of places under the names of the controls
         rows = [row for key, value in task.items() if key != name and isinstance(value, list) for row in value]
         labelled = [row for row in rows if isinstance(row, dict) and "start" in row]
         mentions = [_place(row, where) for row in labelled]
-        yield intake.document(identifier, text, _to_points(mentions, text), where=where)
+        yield intake.document(identifier, text, points_from_utf16(mentions, text), where=where)
         return
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
     if not given:
         intake.left_out["task without an annotation"] += 1
     for answer in given:
-        placed = _to_points([_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text)
+        placed = points_from_utf16(
+            [_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text
+        )
         author = answer.get("completed_by", answer.get("id"))
         author = author.get("email", author.get("id")) if isinstance(author, dict) else author
         extra = {"annotator": str(author)} if len(given) > 1 else {}
@@ -181,7 +195,10 @@ def _result(row: Mapping[str, Any], where: str) -> Mention:
     kind = str(row.get("type", "labels"))
     meta = row.get("meta")
     kept = cast(dict[str, Any], meta) if isinstance(meta, dict) else {}
-    return replace(_place(value | {"labels": value.get(kind, value.get("labels", []))}, where), extra=kept)
+    score = row.get("score")
+    number = float(score) if isinstance(score, int | float) else None
+    mention = _place(value | {"labels": value.get(kind, value.get("labels", []))}, where)
+    return replace(mention, extra=kept, score=number)
 
 
 def _place(value: Mapping[str, Any], where: str) -> Mention:
@@ -190,7 +207,7 @@ def _place(value: Mapping[str, Any], where: str) -> Mention:
     return _mention(start, end, value.get("labels", []), where, text=wanted if isinstance(wanted, str) else None)
 
 
-def _to_points(mentions: Sequence[Mention], text: str) -> Sequence[Mention]:
+def points_from_utf16(mentions: Sequence[Mention], text: str) -> Sequence[Mention]:
     """Take the offsets of a text for UTF-16 units if every annotated string stands there then, else for code points."""
     if all(character <= "\uffff" for character in text):
         return mentions
@@ -202,7 +219,7 @@ def _to_points(mentions: Sequence[Mention], text: str) -> Sequence[Mention]:
         for mention in mentions
     ]
     fits = all(
-        mention.text is None or all(text[start:end] == mention.text for start, end in mention.fragments)
+        mention.text is None or " ".join(text[start:end] for start, end in mention.fragments) == mention.text
         for mention in moved
     )
     return moved if fits else mentions
@@ -218,7 +235,8 @@ def to_utf16(text: str, position: int) -> int:
     return len(text[:position].encode("utf-16-le")) // 2
 
 
-def _load_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """Read a JSON file whole; errors name file and line."""
     with open_text(path) as stream:
         content = "".join(stream)
     try:
@@ -233,8 +251,7 @@ def write_label_studio(path: Path, documents: Iterable[Document], *, predictions
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("[")
         for index, document in enumerate(documents):
-            left_out.update(f"document key {key}" for key in document.extra)
-            left_out["fragments of a discontinuous mention"] += sum(bool(span.fragments) for span in document.spans)
+            count_unwritten(document, left_out, span_keys=None, scores=True)
             result = [
                 {
                     "id": f"s{number}",
@@ -242,6 +259,7 @@ def write_label_studio(path: Path, documents: Iterable[Document], *, predictions
                     "to_name": "text",
                     "type": "labels",
                     "meta": dict(span.extra),
+                    **({} if span.score is None else {"score": span.score}),
                     "value": {
                         "start": to_utf16(document.text, span.start),
                         "end": to_utf16(document.text, span.end),
@@ -251,7 +269,8 @@ def write_label_studio(path: Path, documents: Iterable[Document], *, predictions
                 }
                 for number, span in enumerate(document.spans)
             ]
-            answers = {"predictions" if predictions else "annotations": [{"result": result}]}
+            answer = {"result": result} | ({"model_version": "medtuner"} if predictions else {})
+            answers = {"predictions" if predictions else "annotations": [answer]}
             task = {"data": {"id": document.id, "text": document.text}} | answers
             stream.write(("\n" if index == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
         stream.write("\n]\n")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Span, open_text
 from medtuner.errors import DataError
 
@@ -96,10 +97,8 @@ def write_pubtator(path: Path, documents: Iterable[Document]) -> Counter[str]:
             if "\n" in document.text:
                 stream.write(f"{document.id}|a|{abstract.replace(chr(10), ' ')}\n")
             left_out["line break that became a blank"] += abstract.count("\n")
-            left_out.update(f"document key {key}" for key in document.extra)
+            count_unwritten(document, left_out, span_keys=("concept", "columns"))
             for span in document.spans:
-                left_out["fragments of a discontinuous mention"] += bool(span.fragments)
-                left_out.update(f"span key {key}" for key in span.extra if key not in ("concept", "columns"))
                 stream.write("\t".join(_columns(document, span)) + "\n")
             stream.write("\n")
     return +left_out

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Offsets, Span, find_words
 from medtuner.errors import DataError
 
@@ -132,7 +133,6 @@ def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list
             continue
         kept.append(span)
         left_out["further label of a mention"] += len(span.labels) - 1
-        left_out["fragments of a discontinuous mention"] += bool(span.fragments)
     borders = {border for span in kept for border in (span.start, span.end)}
     places = [piece for word in find_words(document) for piece in _cut_at(word, borders)]
     tags = ["O"] * len(places)
@@ -143,8 +143,11 @@ def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list
             continue
         for index in inside:
             tags[index] = f"{'B' if index == inside[0] else 'I'}-{span.labels[0]}"
+    words = [document.text[start:end] for start, end in places]
+    left_out["text whose words do not stand one blank apart"] += document.text != " ".join(words)
+    count_unwritten(document, left_out, tokens=True)
     left_out += Counter()  # drops what was counted zero times
-    return [document.text[start:end] for start, end in places], tags
+    return words, tags
 
 
 def _cut_at(word: Offsets, borders: set[int]) -> list[Offsets]:
