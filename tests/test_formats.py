@@ -416,8 +416,9 @@ def test_repair_takes_whole_words_before_parts_of_words(tmp_path: Path) -> None:
 
 def test_chunk_columns_are_no_mentions_and_words_may_begin_with_a_hash(tmp_path: Path) -> None:
     (tmp_path / "ner.conll").write_text("EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n")
-    (document,), _ = read(tmp_path / "ner.conll")
+    (document,), intake = read(tmp_path / "ner.conll")
     assert [span.labels for span in document.spans] == [("ORG",)]
+    assert intake.left_out["column of tags before the last, taken for chunks"] == 1
     (tmp_path / "tweet.conll").write_text("# id = second\n#covid B-DIS\nnow O\n")
     (document,), _ = read(tmp_path / "tweet.conll")
     assert (document.id, document.text, document.spans[0].labels) == ("second", "#covid now", ("DIS",))

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from medtuner.corpora.formats import read_format, write_format
+from medtuner.corpora.intake import Intake
 from medtuner.documents import Document, Span, read_documents, write_documents
 from medtuner.duplicates import TextIndex, find_leaks
 from medtuner.errors import ConfigError, DataError
@@ -191,8 +194,6 @@ def test_near_duplicates_and_leaks(tmp_path: Path) -> None:
 
 
 def test_tokens_are_divided_where_mentions_cut_them(tmp_path: Path) -> None:
-    from collections import Counter
-
     counts: Counter[str] = Counter()
     document = SpacyTokenizer("en").tokenise(note((0, 4, "X"), text="Anti-inflammatory drugs don't."), counts)
     words = [document.text[start:end] for start, end in document.tokens or ()]
@@ -200,6 +201,24 @@ def test_tokens_are_divided_where_mentions_cut_them(tmp_path: Path) -> None:
     assert words[-3:] == ["do", "n't", "."]
     with pytest.raises(DataError, match=r"data\.language = 'english'"):
         SpacyTokenizer("english")
+
+
+def test_sentences_are_rows_and_no_border_cuts_a_mention(tmp_path: Path) -> None:
+    counts: Counter[str] = Counter()
+    text = "Aspirin helps. It does.\nStrain E. coli sp. K12 is not. Fine."
+    document = SpacyTokenizer("en").tokenise(note((0, 7, "T121"), (31, 46, "T007"), text=text), counts)
+    sentences = [text[start:end] for start, end in document.extra["sentences"]]
+    assert sentences == ["Aspirin helps.", "It does.", "Strain E. coli sp. K12 is not.", "Fine."]
+    assert counts["sentence border inside a mention, passed over"] == 1
+    for name, file in (("hf", "x.json"), ("conll", "x.conll")):
+        left_out = write_format(tmp_path / file, [document], name=name)
+        rows = list(read_format(tmp_path / file, Intake(), name=name))
+        assert [row.text for row in rows][:2] == ["Aspirin helps .", "It does ."]
+        assert [row.id for row in rows] == [f"{document.id}/{number}" for number in range(4)]
+        assert [span.labels for row in rows for span in row.spans] == [("T121",), ("T007",)]
+        assert set(left_out) == {"text whose words do not stand one blank apart"}
+    (undivided,) = [SpacyTokenizer("en").tokenise(note((0, 4, "X"), text="Aspirin helps."), counts, divide=False)]
+    assert undivided.tokens == ((0, 7), (8, 13), (13, 14))
 
 
 def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, small_encoder: str) -> None:

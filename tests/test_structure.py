@@ -12,9 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "medtuner"
 LEVELS = [
     {"errors"},
     {"documents", "semantic_network", "config", "signals", "distributed", "caches"},
-    {"runs", "ledger", "batch_script", "flat_rules"},
+    {"runs", "ledger", "batch_script", "flat_rules", "tokenising"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
-    {"alignment", "slurm", "notifications", "tokenising", "duplicates"},
+    {"alignment", "slurm", "notifications", "duplicates"},
     {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "merging", "agreement"},
     {"prediction", "quality"},
     {"training", "recognizer", "figures", "submission"},

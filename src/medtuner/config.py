@@ -49,6 +49,7 @@ class DataSection(_Section):
     dev_limit: int = Field(default=0, ge=0)
     test_limit: int = Field(default=0, ge=0)
     format: str = ""
+    language: str = ""
     on_error: Literal["refuse", "skip", "repair"] = "refuse"
     orphans: Literal["begin", "drop", "refuse"] = "begin"
     max_lost: float = Field(default=0.02, ge=0, le=1)

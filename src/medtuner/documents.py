@@ -4,8 +4,8 @@ Offsets are half-open, in Unicode code points of the original text. The file for
 
     {"id": "25763772", "text": "DCTN4 in ...", "spans": [{"start": 0, "end": 5, "labels": ["T116", "T123"]}]}
 
-Optional keys: `tokens` (word offsets) of a document; `fragments` (a discontinuous mention) and `score` of a span. Any
-other key is kept as it came, so reading and writing loses nothing.
+Optional keys: `tokens` (word offsets) and `sentences` (their offsets) of a document; `fragments` (a discontinuous mention)
+and `score` of a span. Any other key is kept as it came, so reading and writing loses nothing.
 
     >>> document = Document(id="1", text="Aspirin helps.", spans=(Span(start=0, end=7, labels=("T103",)),))
     >>> document_from_json(document_to_json(document), where="here") == document
@@ -26,6 +26,7 @@ from typing import IO, Any, cast
 from medtuner.errors import DataError
 
 Offsets = tuple[int, int]
+SENTENCES = "sentences"  # a document's key for the offsets of its sentences, where a tokeniser found them
 # Combining accents belong to the letter before them.
 _WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 

@@ -356,6 +356,7 @@ def _finish(config: Config, folder: Path, prepared: _Prepared, ranks: Ranks, sto
         prepared.tokenizer,
         max_tokens=prepared.max_tokens,
         trained_types=prepared.trained_types,
+        language=config.data.language,
     )
     scores = None
     if prepared.test:

@@ -7,7 +7,9 @@
 `save_model` writes the Hugging Face layout that `load` and plain `transformers` both read.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +23,7 @@ from medtuner.labels import LabelSpace
 from medtuner.models import choose_precision, load_model, load_tokenizer, quiet_transformers
 from medtuner.prediction import Predictor
 from medtuner.runs import read_json, write_folder, write_json
+from medtuner.tokenising import SpacyTokenizer
 
 _SETTINGS = "medtuner.json"
 
@@ -28,9 +31,10 @@ _SETTINGS = "medtuner.json"
 class Recognizer:
     """A model with its tokeniser and label space, ready to annotate."""
 
-    def __init__(self, predictor: Predictor, *, trained_types: tuple[str, ...]) -> None:
+    def __init__(self, predictor: Predictor, *, trained_types: tuple[str, ...], language: str = "") -> None:
         self._predictor = predictor
         self.trained_types = trained_types
+        self._tokenizer = SpacyTokenizer(language) if language else None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", precision: str = "auto") -> "Recognizer":
@@ -56,6 +60,7 @@ class Recognizer:
                 continuation=settings["continuation"],
             ),
             trained_types=tuple(settings["trained_types"]),
+            language=settings.get("language", ""),
         )
 
     @property
@@ -73,8 +78,16 @@ class Recognizer:
 
     def annotate_stream(self, documents: Sequence[Document]) -> Iterator[Document]:
         """Yield annotated documents in order, holding one group of log-probabilities in memory at a time."""
-        for group in self._predictor.predict_groups(documents):
-            yield from group
+        if self._tokenizer is None:
+            for group in self._predictor.predict_groups(documents):
+                yield from group
+            return
+        # Words as in training; what the caller gets back is the caller's document.
+        counts: Counter[str] = Counter()
+        words = [self._tokenizer.tokenise(document, counts, divide=False) for document in documents]
+        found = (document for group in self._predictor.predict_groups(words) for document in group)
+        for document, predicted in zip(documents, found, strict=True):
+            yield replace(document, spans=predicted.spans)
 
 
 def find_model(path: Path) -> Path:
@@ -87,7 +100,13 @@ def find_model(path: Path) -> Path:
 
 
 def save_model(
-    folder: Path, predictor: Predictor, tokenizer: Any, *, max_tokens: int, trained_types: Sequence[str]
+    folder: Path,
+    predictor: Predictor,
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    trained_types: Sequence[str],
+    language: str = "",
 ) -> None:
     """Write model, tokeniser and medtuner's own settings into one folder, all or nothing."""
     settings = {
@@ -97,6 +116,7 @@ def save_model(
         "continuation": predictor.continuation,
         "precision": "bf16" if predictor.precision == torch.bfloat16 else "fp32",
         "trained_types": list(trained_types),
+        "language": language,
     }
 
     def fill(target: Path) -> None:

@@ -27,6 +27,7 @@ from medtuner.corpora.tables import Row, documents_from_rows, read_rows
 from medtuner.corpora.tagged import Orphans
 from medtuner.documents import Document, read_documents
 from medtuner.errors import DataError
+from medtuner.tokenising import SpacyTokenizer
 
 EMBEDDED = "medmentions-zs"
 _SPLITS = ("train", "validation", "test")
@@ -143,7 +144,28 @@ def load_splits(data: DataSection) -> Splits:
         if not corpus.documents:
             raise DataError(f"data.{name}: no documents ({data.train} has too few to cut into blocks).")
         _refuse_duplicate_ids(name, corpus)
-    return splits
+    return _tokenise(splits, data.language) if data.language else splits
+
+
+def _tokenise(splits: Splits, language: str) -> Splits:
+    """Give documents without tokens those of spaCy; mentions divide tokens in training alone: others are to be found."""
+    tokenizer = SpacyTokenizer(language)
+
+    def tokenise(corpus: Corpus, *, divide: bool) -> Corpus:
+        mended = dict(corpus.mended)
+        documents: list[Document] = []
+        for document in corpus.documents:
+            counts: Counter[str] = Counter()
+            documents.append(tokenizer.tokenise(document, counts, divide=divide))
+            if +counts:
+                mended[document.id] = mended.get(document.id, Counter()) + counts
+        return Corpus(source=corpus.source, documents=tuple(documents), mended=mended)
+
+    return Splits(
+        train=tokenise(splits.train, divide=True),
+        dev=splits.dev and tokenise(splits.dev, divide=False),
+        test=splits.test and tokenise(splits.test, divide=False),
+    )
 
 
 def _part(corpus: Corpus, first: int, last: int) -> Corpus:

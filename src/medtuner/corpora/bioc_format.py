@@ -148,7 +148,7 @@ def _to_bioc(document: Document, left_out: Counter[str]) -> Any:
     result, passage = BioCDocument(), BioCPassage()
     result.id = document.id
     passage.offset, passage.text = 0, document.text
-    count_unwritten(document, left_out, span_keys=("infons", "concept"), fragments=True)
+    count_unwritten(document, left_out, span_keys=("infons", "concept"), holds=("fragments",))
     for number, span in enumerate(document.spans):
         passage.add_annotation(_to_annotation(document, span, f"T{number + 1}"))
     result.add_passage(passage)

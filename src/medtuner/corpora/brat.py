@@ -129,7 +129,7 @@ def write_brat(path: Path, documents: Iterable[Document]) -> Counter[str]:
     left_out: Counter[str] = Counter()
     written: set[Path] = set()
     for document in documents:
-        count_unwritten(document, left_out, span_keys=("concept", "note", "attributes"), fragments=True)
+        count_unwritten(document, left_out, span_keys=("concept", "note", "attributes"), holds=("fragments",))
         file = path / f"{_file_name(document.id)}.txt"
         if file in written:
             raise DataError(f"document {document.id!r}: another document has this file name. BRAT needs unique ids.")

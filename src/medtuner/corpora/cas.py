@@ -157,5 +157,5 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             )
         written.add(file)
         cas.to_xmi(file)
-        count_unwritten(document, left_out, span_keys=("concept",), tokens=True)
+        count_unwritten(document, left_out, span_keys=("concept",), holds=("tokens",))
     return +left_out

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medtuner.corpora.intake import Intake, Mention
-from medtuner.corpora.tagged import TagReport, detect_scheme, spans_from_tags, tags_from_document
+from medtuner.corpora.tagged import TagReport, detect_scheme, rows_from_document, spans_from_tags
 from medtuner.documents import Document, Offsets, open_text
 from medtuner.errors import DataError
 
@@ -27,7 +27,8 @@ Rows = list[tuple[int, list[str]]]
 
 def read_conll(path: Path, intake: Intake) -> Iterator[Document]:
     """Yield one document for each sentence of a CoNLL file."""
-    layers = _count_layers(path)
+    layers, chunks = _count_layers(path)
+    intake.left_out["column of tags before the last, taken for chunks"] += chunks
     for index, (identifier, rows) in enumerate(_sentences(path)):
         yield _read_sentence(path, identifier or f"{path.name}/{index}", rows, layers, intake)
 
@@ -54,10 +55,11 @@ def _sentences(path: Path) -> Iterator[tuple[str, Rows]]:
         yield identifier, rows
 
 
-def _count_layers(path: Path) -> int:
-    """Return how many of the last columns are layers of tags: all after the word, or else the last one alone.
+def _count_layers(path: Path) -> tuple[int, int]:
+    """Return how many of the last columns are layers of tags, and how many other columns of tags stand before them.
 
-    With other columns between (parts of speech), one of tags is the chunks of CoNLL-2000 and 2003, and no mentions.
+    Layers are all columns after the word, or else the last one alone: with other columns between (parts of speech), one of
+    tags is the chunks of CoNLL-2000 and 2003, and no mentions.
     """
     layers, widest = _MAX_COLUMNS, 0
     for _, rows in _sentences(path):
@@ -71,7 +73,7 @@ def _count_layers(path: Path) -> int:
                     "more columns, and its tag."
                 )
             layers, widest = min(layers, width), max(widest, len(columns) - 1)
-    return layers if layers == widest else 1
+    return (layers, 0) if layers == widest else (1, layers - 1)
 
 
 def _read_sentence(path: Path, identifier: str, rows: Rows, layers: int, intake: Intake) -> Document:
@@ -99,12 +101,12 @@ def write_conll(path: Path, documents: Iterable[Document]) -> Counter[str]:
     left_out: Counter[str] = Counter()
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for document in documents:
-            words, tags = tags_from_document(document, left_out)
-            if wrong := next((tag for tag in tags if not _TAG.fullmatch(tag)), None):
-                raise DataError(
-                    f"document {document.id}: label {wrong[2:]!r} cannot be written as CoNLL: no white space."
-                )
-            stream.write(f"# id = {'_'.join(document.id.split())}\n")
-            stream.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
-            stream.write("\n")
+            for name, words, tags in rows_from_document(document, left_out):
+                if wrong := next((tag for tag in tags if not _TAG.fullmatch(tag)), None):
+                    raise DataError(
+                        f"document {document.id}: label {wrong[2:]!r} cannot be written as CoNLL: no white space."
+                    )
+                stream.write(f"# id = {'_'.join(name.split())}\n")
+                stream.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
+                stream.write("\n")
     return left_out

@@ -80,7 +80,7 @@ def _to_doc(document: Document, vocab: Any, left_out: Counter[str]) -> Any:
     doc = Doc(vocab, words=words, spaces=spaces)
     doc.user_data[_ID] = document.id
     group: list[Any] = []
-    count_unwritten(document, left_out, span_keys=("concept",), tokens=True)
+    count_unwritten(document, left_out, span_keys=("concept",), holds=("tokens",))
     for number, span in enumerate(document.spans):
         char_span = doc.char_span(span.start, span.end)
         if char_span is None:

@@ -30,7 +30,7 @@ from medtuner.corpora.json_tools import (
 )
 from medtuner.corpora.pubtator import read_pubtator, write_pubtator
 from medtuner.corpora.tables import documents_from_rows, read_rows
-from medtuner.corpora.tagged import tags_from_document
+from medtuner.corpora.tagged import rows_from_document
 from medtuner.corpora.tagtog import ANNOTATIONS, find_annotations, read_tagtog
 from medtuner.corpora.texts import read_medline, read_text
 from medtuner.corpora.webanno import read_webanno
@@ -70,12 +70,12 @@ def _read_hf(path: Path, intake: Intake) -> Iterator[Document]:
 
 
 def _write_hf(path: Path, documents: Iterable[Document]) -> Counter[str]:
-    """Write `id`, `tokens` and `ner_tags`: JSON Lines, or parquet by the suffix."""
+    """Write `id`, `tokens` and `ner_tags`, a row a sentence: JSON Lines, or parquet by the suffix."""
     left_out: Counter[str] = Counter()
     rows = (
-        {"id": document.id, "tokens": words, "ner_tags": tags}
+        {"id": name, "tokens": words, "ner_tags": tags}
         for document in documents
-        for words, tags in [tags_from_document(document, left_out)]
+        for name, words, tags in rows_from_document(document, left_out)
     )
     if path.suffix == ".parquet":
         import pyarrow as arrow

@@ -251,7 +251,7 @@ def write_label_studio(path: Path, documents: Iterable[Document], *, predictions
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("[")
         for index, document in enumerate(documents):
-            count_unwritten(document, left_out, span_keys=None, scores=True)
+            count_unwritten(document, left_out, span_keys=None, holds=("scores",))
             result = [
                 {
                     "id": f"s{number}",

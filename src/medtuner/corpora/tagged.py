@@ -11,14 +11,15 @@ that nothing began (`I-X` after `O` or after another type), begins a mention (`b
 stops the reading (`refuse`). Everything mended is counted.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 from medtuner.corpora.unwritten import count_unwritten
-from medtuner.documents import Document, Offsets, Span, find_words
+from medtuner.documents import SENTENCES, Document, Offsets, Span, find_words
 from medtuner.errors import DataError
 
 Scheme = Literal["BIO", "BIOES", "BILOU", "bare"]
@@ -120,8 +121,10 @@ def _count_orphan(tag: str, index: int, orphans: Orphans, report: TagReport, whe
     report.mended[f"orphan {tag[0]}- tag: {'began a mention' if orphans == 'begin' else 'left out'}"] += 1
 
 
-def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list[str], list[str]]:
-    """Return words and their BIO tags; what flat tags cannot hold is counted in `left_out`.
+def rows_from_document(document: Document, left_out: Counter[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield id, words and BIO tags of each sentence that the document names, else of its whole text.
+
+    What flat tags cannot hold is counted in `left_out`.
 
     Of mentions that overlap the longest stays (of equally long ones the first); of its labels the first. A word is cut
     where a mention begins or ends inside it.
@@ -145,9 +148,13 @@ def tags_from_document(document: Document, left_out: Counter[str]) -> tuple[list
             tags[index] = f"{'B' if index == inside[0] else 'I'}-{span.labels[0]}"
     words = [document.text[start:end] for start, end in places]
     left_out["text whose words do not stand one blank apart"] += document.text != " ".join(words)
-    count_unwritten(document, left_out, tokens=True)
+    count_unwritten(document, left_out, document_keys=(SENTENCES,), holds=("tokens",))
     left_out += Counter()  # drops what was counted zero times
-    return words, tags
+    starts = [start for start, _ in places]
+    cuts = [bisect_left(starts, begin) for begin, _ in document.extra.get(SENTENCES, ())][1:]
+    for number, (first, last) in enumerate(pairwise([0, *cuts, len(words)])):
+        name = f"{document.id}/{number}" if cuts else document.id
+        yield name, words[first:last], tags[first:last]
 
 
 def _cut_at(word: Offsets, borders: set[int]) -> list[Offsets]:

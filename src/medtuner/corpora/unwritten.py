@@ -1,7 +1,7 @@
 """What documents hold and a format cannot: counted by every writer in the same words.
 
 left_out: Counter[str] = Counter()
-count_unwritten(document, left_out, span_keys=("concept",), fragments=True)
+count_unwritten(document, left_out, span_keys=("concept",), holds=("fragments",))
 """
 
 from collections import Counter
@@ -14,19 +14,21 @@ def count_unwritten(
     document: Document,
     left_out: Counter[str],
     *,
+    document_keys: Collection[str] = (),
     span_keys: Collection[str] | None = (),
-    fragments: bool = False,
-    tokens: bool = False,
-    scores: bool = False,
+    holds: Collection[str] = (),
 ) -> None:
-    """Count what a writer leaves out of a document: all but what it names; `span_keys` None are all keys of spans."""
-    left_out.update(f"document key {key}" for key in document.extra)
-    if document.tokens is not None and not tokens:
+    """Count what a writer leaves out of a document: all but what it names.
+
+    `span_keys` None are all keys of spans; `holds` names fragments, tokens and scores.
+    """
+    left_out.update(f"document key {key}" for key in document.extra if key not in document_keys)
+    if document.tokens is not None and "tokens" not in holds:
         left_out["tokens of a document"] += 1
     for span in document.spans:
         if span_keys is not None:
             left_out.update(f"span key {key}" for key in span.extra if key not in span_keys)
-        if span.fragments and not fragments:
+        if span.fragments and "fragments" not in holds:
             left_out["fragments of a discontinuous mention"] += 1
-        if span.score is not None and not scores:
+        if span.score is not None and "scores" not in holds:
             left_out["score of a mention"] += 1
