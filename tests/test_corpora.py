@@ -53,6 +53,23 @@ def test_given_split_takes_the_datasets_own() -> None:
     assert (len(splits.dev.documents), len(splits.test.documents)) == (10, 1048)
 
 
+def test_raw_text_is_tokenised_by_spacy_and_gold_divides_no_test_token(tmp_path: Path) -> None:
+    record = {"id": "1", "text": "IL-2 helps. Fine.", "spans": [{"start": 0, "end": 2, "labels": ["T116"]}]}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    data = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl"), "split": "given"}
+    splits = load_splits(DataSection.model_validate(data | {"language": "en"}))
+    assert splits.test is not None
+    words = {
+        name: [document.text[start:end] for start, end in document.tokens or ()]
+        for name, corpus in splits.named().items()
+        for document in corpus.documents
+    }
+    assert words == {"train": ["IL", "-2", "helps", ".", "Fine", "."], "test": ["IL-2", "helps", ".", "Fine", "."]}
+    assert splits.train.count_mended() == {"token divided where a mention begins or ends": 1}
+    assert splits.train.documents[0].extra == {"sentences": [[0, 11], [12, 17]]}
+
+
 @given(TAGS)
 def test_dropped_orphans_agree_with_seqeval_strict(tags: list[str]) -> None:
     ours = spans_from_tags(tags, report=TagReport(), orphans="drop")

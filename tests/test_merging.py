@@ -19,7 +19,7 @@ from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
 from medtuner.labels import choose_label_space
 from medtuner.ledger import Ledger
 from medtuner.merged_files import MergeOptions, merge_files
-from medtuner.merging import LabelMapping, OnConflict, merge, read_mapping, read_source
+from medtuner.merging import LabelMapping, OnConflict, hold_out, merge, name_apart, read_mapping, read_source
 from medtuner.tokenising import SpacyTokenizer
 
 TEXT = "Aspirin helps against mild headache in most adult patients."
@@ -219,6 +219,37 @@ def test_sentences_are_rows_and_no_border_cuts_a_mention(tmp_path: Path) -> None
         assert set(left_out) == {"text whose words do not stand one blank apart"}
     (undivided,) = [SpacyTokenizer("en").tokenise(note((0, 4, "X"), text="Aspirin helps."), counts, divide=False)]
     assert undivided.tokens == ((0, 7), (8, 13), (13, 14))
+
+
+def test_the_end_of_every_source_is_held_out_and_does_not_leak(run_medtuner: Run, tmp_path: Path) -> None:
+    texts = [
+        f"Patient {word} got aspirin for a mild headache that had lasted since the early morning."
+        for word in "abcdefghij"
+    ]
+    for team, order in (("a", texts), ("b", texts[5:] + [text.replace("got", "had") for text in texts[:5]])):
+        notes = [note((14, 21, "T121"), text=text, name=str(number)) for number, text in enumerate(order)]
+        write(tmp_path / f"{team}.jsonl", *notes)
+    command = ("merge", "a.jsonl", "b.jsonl", "--holdout", "0.2")
+    refused = run_medtuner(*command)
+    assert refused.returncode == 2
+    assert "the held-out 20% tests: 2 same document" in " ".join(refused.stderr.split())
+    done = run_medtuner(*command, "--leaks", "drop")
+    assert done.returncode == 0, done.stderr
+    held_out = list(read_documents(tmp_path / "merged.heldout.jsonl"))
+    trained = list(read_documents(tmp_path / "merged.jsonl"))
+    assert [(row.id, row.extra["source"]) for row in held_out] == [("8", "a"), ("9", "a"), ("b/8", "b"), ("b/9", "b")]
+    assert not {row.text for row in held_out} & {row.text for row in trained}
+    lonely = run_medtuner("merge", "a.jsonl", "--holdout", "0.01")
+    assert "source a: 10 documents are too few to hold out 0.01 of" in " ".join(lonely.stderr.split())
+
+
+def test_versions_of_one_document_are_held_out_together(tmp_path: Path) -> None:
+    rows = [replace(note(name=str(number // 2)), extra={"annotator": "xy"[number % 2]}) for number in range(10)]
+    source = read_source("a=" + write(tmp_path / "a.jsonl", *rows), LabelMapping())
+    kept, held_out = hold_out(source, 0.3)
+    assert [row.id for row in kept.documents] == ["0", "0", "1", "1", "2", "2"]
+    assert [row.id for row in held_out] == ["3", "3", "4", "4"]
+    assert [row.id for row in name_apart(held_out)] == ["3", "3", "4", "4"]
 
 
 def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, small_encoder: str) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_python_annotates_text(trained: Path) -> None:
         assert span.score is not None
         assert 0 < span.score <= 1
     assert recognizer.annotate("").spans == ()
+
+
+def test_a_model_finds_the_words_its_training_had(trained: Path, texts: list[str], tmp_path: Path) -> None:
+    import spacy
+
+    model = tmp_path / "model"
+    shutil.copytree(trained / "model", model)
+    settings = json.loads((model / "medtuner.json").read_text())
+    (model / "medtuner.json").write_text(json.dumps(settings | {"language": "en"}))
+    found = medtuner.Recognizer.load(model).annotate_documents([Document(id="1", text=" ".join(texts[:40]))])[0]
+    assert found.tokens is None
+    assert found.extra == {}
+    tokens = spacy.blank("en")(found.text)
+    starts, ends = {token.idx for token in tokens}, {token.idx + len(token) for token in tokens}
+    assert len(found.spans) > 10
+    assert all(span.start in starts and span.end in ends for span in found.spans)
 
 
 def test_long_text_is_annotated_to_its_end(trained: Path, texts: list[str]) -> None:

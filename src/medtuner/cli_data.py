@@ -40,6 +40,9 @@ def merge(
     against: Annotated[
         list[str] | None, typer.Option(help="Evaluation data (NAME=PATH) that training must not show.")
     ] = None,
+    holdout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Hold out this share of each source, to test on.")
+    ] = 0.0,
     on_conflict: Annotated[str, typer.Option(help="majority, priority, union or refuse.")] = "majority",
     on_error: OnError = "refuse",
     language: Annotated[str, typer.Option(help="For spaCy: en, fr, ... or an installed pipeline.")] = "en",
@@ -51,7 +54,13 @@ def merge(
     from medtuner.merged_files import MergeOptions, merge_files
 
     options = MergeOptions(
-        labels=labels, against=against or [], on_conflict=on_conflict, on_error=on_error, language=language, leaks=leaks
+        labels=labels,
+        against=against or [],
+        holdout=holdout,
+        on_conflict=on_conflict,
+        on_error=on_error,
+        language=language,
+        leaks=leaks,
     )
     for line in merge_files(sources, output, options):
         typer.echo(line)

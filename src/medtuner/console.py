@@ -83,6 +83,8 @@ class Console:
         ):
             table.add_row(Text(title_, style="bold"), *_cells(row))
         self._out.print(table)
+        if sources := scores.get("per_source"):
+            self._out.print(_source_table(sources))
 
     def show_mentions(self, document: Document) -> None:
         """Print a text with its mentions coloured by type, each followed by its type's name."""
@@ -110,6 +112,21 @@ class Console:
             disable=not self._out.is_terminal,
         ) as progress:
             yield from progress.track(items, total=total)
+
+
+def _source_table(sources: Mapping[str, Any]) -> Table:
+    """Return one row a source of merged data: how well each team's own documents are done."""
+    table = Table(title="by source", title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("source", no_wrap=True, overflow="ellipsis", max_width=34)
+    for name in ("P", "R", "F1", "macro F1", "gold", "documents"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in sources.items():
+        micro = row["micro"]
+        shares = [
+            f"{100 * value:.1f}" for value in (micro["precision"], micro["recall"], micro["f1"], row["macro"]["f1"])
+        ]
+        table.add_row(Text(name), *shares, f"{micro['support']:,}", f"{row['documents']:,}")
+    return table
 
 
 class _PlainProgress:

@@ -22,7 +22,10 @@ from medtuner.merging import (
     Merged,
     Source,
     check_names,
+    hold_out,
+    mark,
     merge,
+    name_apart,
     read_mapping,
     read_source,
     source_name,
@@ -44,6 +47,7 @@ class MergeOptions:
     on_error: str = "refuse"
     language: str = "en"
     leaks: str = "refuse"
+    holdout: float = 0.0
 
 
 def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> Iterator[str]:
@@ -65,12 +69,17 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         yield f"{source.name}: {'; '.join(source.intake.summary())}"
         yield f"  annotated types: {', '.join(source.annotated)}"
         yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
-    merged = merge(sources, on_conflict=on_conflict)
     evaluation = [document for spec in options.against for document in _read_evaluation(spec, mapping, policy)]
+    if options.holdout:
+        parted = [hold_out(source, options.holdout) for source in sources]
+        sources = [source for source, _ in parted]
+        evaluation += [document for _, documents in parted for document in documents]
+    merged = merge(sources, on_conflict=on_conflict)
     leaks = find_leaks(merged.documents, evaluation, sentences=tokenizer.sentences) if evaluation else []
     serious = [leak for leak in leaks if not leak.tolerated]
     if serious and on_leak == "refuse":
-        raise DataError(_explain_leaks(serious, options.against))
+        held_out = [f"the held-out {100 * options.holdout:g}%"] if options.holdout else []
+        raise DataError(_explain_leaks(serious, [*options.against, *held_out]))
     leaking = {leak.train for leak in serious}
     documents = [document for document in merged.documents if document.id not in leaking]
     counts: Counter[str] = Counter()
@@ -78,14 +87,18 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     yield from _write(output, documents, merged, sources, leaks, counts)
     if evaluation:
         heldout = output.with_name(f"{output.stem}.heldout.jsonl")
-        write_format(heldout, evaluation, name="jsonl")
-        yield f"evaluation data with the same labels: {heldout} (data.test), {len(evaluation):,} documents"
+        write_format(heldout, name_apart(evaluation), name="jsonl")
+        by_source = Counter(str(document.extra["source"]) for document in evaluation)
+        counts_by_source = ", ".join(f"{count:,} of {name}" for name, count in by_source.items())
+        yield f"evaluation data with the same labels: {heldout} (data.test), {counts_by_source} documents"
 
 
 def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Sequence[Document]:
-    """Read evaluation data, its labels mapped as those of a source of its name; datasets of their own stay as they are."""
-    if is_dataset(spec):
-        return load_corpus(spec, split="test").documents
+    """Read evaluation data, its labels mapped as those of a source of its name; a dataset's own labels stay."""
+    if is_dataset(spec.partition("=")[2] or spec):
+        documents = load_corpus(spec.partition("=")[2] or spec, split="test").documents
+        types = sorted({label for document in documents for span in document.spans for label in span.labels})
+        return [mark(document, source_name(spec), types) for document in documents]
     return read_source(spec, mapping, policy=policy).documents
 
 

@@ -142,8 +142,23 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     if missing := sorted(seen - set(annotated)):
         raise DataError(f"source {name}: it has mentions of {', '.join(missing)}, which [annotated] does not list.")
     weight = mapping.weights.get(name, 1.0)
-    documents = [_mark(document, name, annotated, weight) for document in documents]
+    documents = [mark(document, name, annotated, weight) for document in documents]
     return Source(name=name, documents=documents, annotated=annotated, intake=intake, left_out=left_out)
+
+
+def hold_out(source: Source, share: float) -> tuple[Source, Sequence[Document]]:
+    """Return a source without its last documents, and these: in their order, so that neighbours stay on one side.
+
+    Versions of one document by several annotators are not parted. Raises `DataError` when one side would be empty.
+    """
+    cut = round(len(source.documents) * (1 - share))
+    while 0 < cut < len(source.documents) and source.documents[cut].id == source.documents[cut - 1].id:
+        cut -= 1
+    if not 0 < cut < len(source.documents):
+        raise DataError(
+            f"source {source.name}: {len(source.documents)} documents are too few to hold out {share:g} of."
+        )
+    return replace(source, documents=source.documents[:cut]), source.documents[cut:]
 
 
 def source_name(spec: str) -> str:
@@ -182,7 +197,8 @@ def _map_label(label: str, table: Mapping[str, str], source: str, document: Docu
         ) from None
 
 
-def _mark(document: Document, source: str, annotated: Sequence[str], weight: float) -> Document:
+def mark(document: Document, source: str, annotated: Sequence[str], weight: float = 1.0) -> Document:
+    """Write into a document where it comes from and what its annotators looked for."""
     extra = {**document.extra, "source": source, ANNOTATED_TYPES: list(annotated)}
     return replace(document, extra=extra | ({"weight": weight} if weight != 1.0 else {}))
 
@@ -200,26 +216,27 @@ def merge(sources: Sequence[Source], *, on_conflict: OnConflict = "majority") ->
         for document in source.documents:
             groups[normalise(document.text)].append(document)
     conflicts: list[Conflict] = []
-    taken: set[str] = set()
     dropped: Counter[str] = Counter()
-    documents = [_name_apart(_join(group, on_conflict, conflicts, dropped), taken) for group in groups.values()]
+    documents = name_apart([_join(group, on_conflict, conflicts, dropped) for group in groups.values()])
     joined = sum(len(group) - 1 for group in groups.values())
     return Merged(
         documents=documents, conflicts=conflicts, near=TextIndex(documents).near_pairs(), joined=joined, dropped=dropped
     )
 
 
-def _name_apart(document: Document, taken: set[str]) -> Document:
-    """Give a document an id that no other has."""
-    name = document.id
-    if name in taken:
-        name = f"{document.extra['source']}/{document.id}"
-    number = 2
-    while name in taken:
-        name = f"{document.extra['source']}/{document.id}#{number}"
-        number += 1
-    taken.add(name)
-    return replace(document, id=name)
+def name_apart(documents: Sequence[Document]) -> list[Document]:
+    """Give each document an id that no other has; versions of several annotators share theirs."""
+    taken: set[tuple[str, str]] = set()
+    apart: list[Document] = []
+    for document in documents:
+        annotator = str(document.extra.get("annotator", ""))
+        name, number = document.id, 1
+        while (name, annotator) in taken:
+            name = f"{document.extra['source']}/{document.id}" + (f"#{number}" if number > 1 else "")
+            number += 1
+        taken.add((name, annotator))
+        apart.append(replace(document, id=name))
+    return apart
 
 
 def _join(
