@@ -13,7 +13,7 @@ import pytest
 from medtuner.corpora.formats import read_format, write_format
 from medtuner.corpora.intake import Intake
 from medtuner.documents import Document, Span, read_documents, write_documents
-from medtuner.duplicates import TextIndex, find_leaks
+from medtuner.duplicates import TextIndex, find_leaks, warn_of_shared
 from medtuner.errors import ConfigError, DataError
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
 from medtuner.labels import choose_label_space
@@ -189,6 +189,8 @@ def test_near_duplicates_and_leaks(tmp_path: Path) -> None:
         ("sentence", "e1", "same sentence", False),
         ("stock", "e2", "same sentence", True),
     ]
+    assert warn_of_shared("test", train, evaluation).startswith("test: 1 of 2 texts stand in the training data")
+    assert warn_of_shared("test", train[1:], evaluation) == ""
     index = TextIndex(train)
     assert index.near(train[0]) == [1]
 

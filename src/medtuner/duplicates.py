@@ -99,6 +99,14 @@ def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)
 
 
+def warn_of_shared(name: str, train: Iterable[Document], evaluation: Iterable[Document]) -> str:
+    """Say how many texts of evaluation data, stock phrases aside, stand in training word for word; "" for none."""
+    known = {_words_of(document.text) for document in train}
+    texts = [_words_of(document.text) for document in evaluation]
+    shared = sum(text in known and len(_WORD.findall(text)) >= _STOCK_WORDS for text in texts)
+    return f"{name}: {shared} of {len(texts):,} texts stand in the training data too, word for word" if shared else ""
+
+
 def find_leaks(train: Sequence[Document], evaluation: Sequence[Document], *, sentences: Sentences) -> list[Leak]:
     """Return what training documents share with evaluation documents; one row a pair, the strongest kind."""
     index = TextIndex(evaluation)

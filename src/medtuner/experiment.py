@@ -25,6 +25,7 @@ from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
 from medtuner.documents import Document, hash_documents, write_documents
+from medtuner.duplicates import warn_of_shared
 from medtuner.errors import DataError, MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
 from medtuner.flat_rules import FlatRules
@@ -275,6 +276,9 @@ def _report_data(splits: Splits, ledger: Ledger, console: Console) -> None:
         ledger.account(name).mended.update(corpus.count_mended())
     for line in ledger.summary():
         console.say(line)
+    for name, corpus in splits.named().items():
+        if name != "train" and (warning := warn_of_shared(name, splits.train.documents, corpus.documents)):
+            console.warn(f"{warning}: their scores are memory.")
     if splits.dev is None:
         console.warn("no dev set: the last weights are kept, not the best ones. Set data.dev to choose by score.")
     if splits.test is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medtuner.config import Config
 from medtuner.corpora import load_splits
+from medtuner.duplicates import warn_of_shared
 from medtuner.errors import ModelError, RunError
 from medtuner.labels import check_labels, choose_label_space
 from medtuner.models import find_encoder, load_tokenizer
@@ -25,6 +26,8 @@ def check_run(config: Config) -> list[str]:
         check_labels(space, corpus.documents)
         mentions = sum(len(document.spans) for document in corpus.documents)
         lines.append(f"{name}: {len(corpus.documents):,} documents, {mentions:,} mentions ({corpus.source})")
+        if name != "train" and (warning := warn_of_shared(name, splits.train.documents, corpus.documents)):
+            lines.append(f"warning: {warning}")
     lines.append(f"labels: {len(space.types)} types")
     if config.model.init_from:
         find_model(Path(config.model.init_from))
