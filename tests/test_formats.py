@@ -72,7 +72,10 @@ def read(path: Path, policy: Policy = "refuse", name: str = "") -> tuple[list[Do
         ("formats/webanno_tsv/test_input.tsv", "webanno-tsv", 1, 10),
         ("formats/cas/tsv3/debug.xmi", "cas", 1, 3),
         ("formats/cas/tsv3/data.json", "cas", 1, 3),
+        ("formats/cas/tsv3/data-ref.json", "cas", 1, 3),
         ("formats/cas/emoji/debug.xmi", "cas", 1, 0),
+        ("formats/cas/emoji/data.json", "cas", 1, 0),
+        ("formats/webanno_tsv/test_input_quotes.tsv", "webanno-tsv", 1, 0),
         ("medmentions_zs/test.parquet", "hf", 1048, 1456),  # 26 begin with an orphan I-
     ],
 )
@@ -391,6 +394,20 @@ def test_crlf_and_bom_do_not_move_offsets(tmp_path: Path) -> None:
     (document,), intake = read(tmp_path / "a.txt")
     assert document.text == TEXT
     assert intake.kept == 1
+
+
+@pytest.mark.parametrize("name", ["pubtator", "jsonl", "bioc-xml", "label-studio"])
+def test_an_id_that_stands_twice_is_refused_or_renamed_and_listed(name: str, tmp_path: Path) -> None:
+    span = Span(start=0, end=7, labels=("T121",))
+    twice = [Document(id="7", text=text, spans=(span,)) for text in ("Aspirin helps.", "Aspirin is cheap.")]
+    path = tmp_path / OUTPUTS[name]
+    write_format(path, twice, name=name)
+    with pytest.raises(DataError, match="document 7: another document has this id"):
+        read(path)
+    documents, intake = read(path, "skip")
+    assert [document.id for document in documents] == ["7", "7#2"]
+    assert [(fault.document, fault.action) for fault in intake.faults] == [("7", "repaired")]
+    assert intake.kept == intake.mentions == 2
 
 
 def test_a_folder_of_mixed_formats_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medtuner.agreement import find_disagreements, label_words, measure_agreement
+from medtuner.agreement import find_disagreements, label_words, measure_agreement, measure_alpha
 from medtuner.corpora.formats import read_format
 from medtuner.corpora.intake import Intake
 from medtuner.documents import Document, Span, write_documents
@@ -35,6 +35,17 @@ def test_agreement_is_what_the_formulas_say() -> None:
     assert row["kappa"] == pytest.approx((0.7 - 0.53) / (1 - 0.53))
     # Nominal alpha: 1 - Do/De, with Do = 6/20 and De = 1 - (14*13 + 3*2 + 3*2) / (20*19).
     assert row["alpha"] == pytest.approx(1 - 0.3 / (1 - (14 * 13 + 3 * 2 + 3 * 2) / (20 * 19)))
+
+
+def test_alpha_of_three_annotators_counts_the_texts_that_each_has() -> None:
+    pair = [version("x", (0, "A")), version("y", (1, "A"))]
+    assert measure_alpha(pair) is None, "two annotators are a pair"
+    other = [version(name, (0, "A"), text="k l m n") for name in "yz"]
+    row = measure_alpha([*pair, *other])
+    assert row is not None
+    assert (row["annotators"], row["documents"]) == (["x", "y", "z"], 2)
+    # Of 14 words with two labels each, 2 differ: Do = 4/28; 4 labels of 28 are A, 24 are O.
+    assert row["alpha"] == pytest.approx(1 - (4 / 28) / (1 - (4 * 3 + 24 * 23) / (28 * 27)))
 
 
 def test_agreement_of_nothing_with_nothing_is_not_a_number_from_nowhere() -> None:

@@ -2,7 +2,7 @@
 
     for pair in measure_agreement(documents): print(pair["annotators"], pair["strict"]["micro"]["f1"], pair["kappa"])
 
-Versions of one text (equal up to nothing: offsets must mean the same) are told apart by `annotator`, else by `source`.
+Versions of one text (the very same, so that offsets mean the same) are told apart by `annotator`, else by `source`.
 F1 takes the first annotator for gold; it is symmetric. Cohen's kappa and Krippendorff's alpha (nominal) are over words,
 each labelled by the types of the mentions that cover it, "O" where there are none (Cohen 1960; Krippendorff 2004); both
 come from nltk.
@@ -33,7 +33,7 @@ def annotator_of(document: Document) -> str:
 
 
 def measure_agreement(documents: Iterable[Document]) -> list[dict[str, Any]]:
-    """Return one row for each pair of annotators that share texts, and one for all of them where they are more than two."""
+    """Return one row for each pair of annotators that share texts."""
     groups = group_versions(documents)
     annotators = sorted({name for versions in groups.values() for name in versions})
     rows: list[dict[str, Any]] = []
@@ -42,6 +42,29 @@ def measure_agreement(documents: Iterable[Document]) -> list[dict[str, Any]]:
         if shared:
             rows.append(_measure_pair(first, second, shared))
     return rows
+
+
+def measure_alpha(documents: Iterable[Document]) -> dict[str, Any] | None:
+    """Return Krippendorff's alpha over all texts that several annotators have; None for fewer than three annotators.
+
+    Not every annotator need have every text: alpha compares the versions that there are.
+    """
+    shared = list(group_versions(documents).values())
+    annotators = sorted({name for versions in shared for name in versions})
+    triples = _label_triples(shared)
+    if len(annotators) < 3 or len({label for _, _, label in triples}) < 2:
+        return None
+    return {"annotators": annotators, "documents": len(shared), "alpha": float(_compare(triples).alpha())}
+
+
+def _label_triples(shared: Iterable[Mapping[str, Document]]) -> list[tuple[str, str, str]]:
+    """Return annotator, word and label, as nltk takes them."""
+    return [
+        (name, f"{index}:{word}", label)
+        for index, versions in enumerate(shared)
+        for name, version in versions.items()
+        for word, label in enumerate(label_words(version))
+    ]
 
 
 def _measure_pair(first: str, second: str, shared: Sequence[Mapping[str, Document]]) -> dict[str, Any]:
@@ -68,18 +91,17 @@ def _chance_corrected(
     first: str, second: str, shared: Sequence[Mapping[str, Document]]
 ) -> tuple[float | None, float | None]:
     """Return kappa and alpha over words; None where only one label occurs, so that chance cannot be corrected for."""
-    from nltk.metrics.agreement import AnnotationTask
-
-    triples = [
-        (name, f"{index}:{word}", label)
-        for index, versions in enumerate(shared)
-        for name in (first, second)
-        for word, label in enumerate(label_words(versions[name]))
-    ]
+    triples = _label_triples({name: versions[name] for name in (first, second)} for versions in shared)
     if len({label for _, _, label in triples}) < 2:
         return None, None
-    task: Any = AnnotationTask(data=triples)
+    task = _compare(triples)
     return float(task.kappa()), float(task.alpha())
+
+
+def _compare(triples: Sequence[tuple[str, str, str]]) -> Any:
+    from nltk.metrics.agreement import AnnotationTask
+
+    return AnnotationTask(data=triples)
 
 
 def label_words(document: Document) -> list[str]:

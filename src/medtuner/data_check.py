@@ -40,6 +40,8 @@ def _show(report: dict[str, Any], sources: Sequence[Source]) -> Iterator[str]:
     yield f"{report['sentences']:,} sentences, {report['words']:,} words, {report['mentions']:,} mentions:"
     for label, count in report["mentions_per_type"].items():
         yield f"  {count:>8,} {label}"
+    for title, key in (("characters of a document", "characters"), ("words of a mention", "mention_words")):
+        yield f"{title}: median {report[key]['median']:g}, longest {report[key]['longest']:,}"
     for key in ("several_types", "discontinuous", "overlapping", "without_mentions", "duplicates"):
         if report[key]:
             yield f"{key.replace('_', ' ')}: {report[key]:,}"
@@ -54,6 +56,8 @@ def _show(report: dict[str, Any], sources: Sequence[Source]) -> Iterator[str]:
         yield f"{names}: {pair['documents']} texts, strict F1 {100 * strict:.1f}, overlap F1 {100 * overlap:.1f}{chance}"
         for label, row in pair["strict"]["per_type"].items():
             yield f"  {100 * row['f1']:>6.1f} {label}"
+    if every := report["agreement_of_all"]:
+        yield f"all {len(every['annotators'])} annotators: {every['documents']} texts, alpha {every['alpha']:.2f}"
 
 
 def _show_rows(title: str, rows: Sequence[dict[str, Any]], line: Any) -> Iterator[str]:
@@ -68,8 +72,8 @@ def _ambiguous(row: dict[str, Any]) -> str:
 
 def _forgotten(row: dict[str, Any]) -> str:
     first = row["places"][0]
-    place = f"{first['document']} {first['start']}-{first['end']}"
-    return f"{row['string']!r}: annotated {row['annotated']} times, not {len(row['places'])} times, first at {place}"
+    times = row["annotated"] + len(row["places"])
+    return f"{row['string']!r}: {row['annotated']} of {times} times, not in {first['document']} {first['start']}-{first['end']}"
 
 
 def _write_disagreements(documents: Sequence[Document], output: Path) -> Iterator[str]:

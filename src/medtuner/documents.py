@@ -61,16 +61,9 @@ def find_words(document: Document) -> tuple[Offsets, ...]:
     return tuple(match.span() for match in _WORD.finditer(document.text))
 
 
-def read_documents(path: Path, *, annotated: bool = False) -> Iterator[Document]:
-    """Read Document JSON Lines (`.gz` too), one document at a time; errors name file and line.
-
-    With `annotated` a document without the key `spans` is refused: another tool's key would pass for no mentions.
-    """
+def read_documents(path: Path) -> Iterator[Document]:
+    """Read Document JSON Lines (`.gz` too), one document at a time; errors name file and line."""
     for where, record in read_json_lines(path):
-        if annotated and "spans" not in record:
-            raise DataError(
-                f"{where}: no key 'spans' among {', '.join(record)}. A document without mentions says \"spans\": []."
-            )
         yield document_from_json(record, where=where)
 
 

@@ -127,9 +127,7 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     path = EMBEDDED if path == "medmentions" else path
     intake = Intake(policy)
     if is_dataset(path):
-        documents: list[Document] = list(load_corpus(path).documents)
-        for document in documents:
-            intake.take(document)
+        documents = [intake.take(document, path) for document in load_corpus(path).documents]
     else:
         documents = list(read_format(Path(path), intake))
     if not documents:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from medtuner.agreement import annotator_of, measure_agreement
+from medtuner.agreement import annotator_of, measure_agreement, measure_alpha
 from medtuner.documents import Document, find_words
 from medtuner.duplicates import TextIndex, normalise
 
@@ -23,7 +23,6 @@ def describe(documents: Sequence[Document], *, sentences: Callable[[str], Iterab
     """Return counts, lengths, duplicates, ambiguous strings, annotations that look forgotten, and agreement."""
     spans = [(document, span) for document in documents for span in document.spans]
     types = Counter(label for _, span in spans for label in span.labels)
-    lengths = [len(document.text) for document in documents]
     same = Counter((normalise(document.text), annotator_of(document)) for document in documents)
     return {
         "documents": len(documents),
@@ -35,13 +34,19 @@ def describe(documents: Sequence[Document], *, sentences: Callable[[str], Iterab
         "discontinuous": sum(bool(span.fragments) for _, span in spans),
         "overlapping": sum(map(_count_overlapping, documents)),
         "without_mentions": sum(not document.spans for document in documents),
-        "characters": {"median": statistics.median(lengths), "longest": max(lengths)},
+        "characters": _lengths([len(document.text) for document in documents]),
+        "mention_words": _lengths([len(document.text[span.start : span.end].split()) for document, span in spans]),
         "duplicates": sum(count - 1 for count in same.values()),
         "near_duplicates": TextIndex(documents).near_pairs(),
         "ambiguous": _find_ambiguous(documents),
         "forgotten": _find_forgotten(documents),
         "agreement": measure_agreement(documents),
+        "agreement_of_all": measure_alpha(documents),
     }
+
+
+def _lengths(lengths: Sequence[int]) -> dict[str, float]:
+    return {"median": statistics.median(lengths or [0]), "longest": max(lengths, default=0)}
 
 
 def _count_overlapping(document: Document) -> int:

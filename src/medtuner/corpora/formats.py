@@ -34,7 +34,7 @@ from medtuner.corpora.tagged import rows_from_document
 from medtuner.corpora.tagtog import ANNOTATIONS, find_annotations, read_tagtog
 from medtuner.corpora.texts import read_medline, read_text
 from medtuner.corpora.webanno import read_webanno
-from medtuner.documents import Document, open_text, read_documents, write_documents
+from medtuner.documents import Document, document_from_json, open_text, read_json_lines, write_documents
 from medtuner.errors import DataError, nearest
 
 Read = Callable[[Path, Intake], Iterator[Document]]
@@ -51,9 +51,12 @@ class Format:
 
 
 def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
-    for document in read_documents(path, annotated=True):
-        intake.take(document)
-        yield document
+    for where, record in read_json_lines(path):
+        if "spans" not in record:  # another tool's key would pass for no mentions
+            raise DataError(
+                f"{where}: no key 'spans' among {', '.join(record)}. A document without mentions says \"spans\": []."
+            )
+        yield intake.take(document_from_json(record, where=where), where)
 
 
 def _write_jsonl(path: Path, documents: Iterable[Document]) -> Counter[str]:
@@ -65,8 +68,7 @@ def _write_jsonl(path: Path, documents: Iterable[Document]) -> Counter[str]:
 def _read_hf(path: Path, intake: Intake) -> Iterator[Document]:
     for document, mended in documents_from_rows(path.name, read_rows(path), "begin"):
         intake.mended.update(mended)
-        intake.take(document)
-        yield document
+        yield intake.take(document, str(path))
 
 
 def _write_hf(path: Path, documents: Iterable[Document]) -> Counter[str]:

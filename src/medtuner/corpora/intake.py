@@ -6,12 +6,13 @@
     intake.left_out["relation"]          # what a format has and documents do not keep
 
 Policies: ``refuse`` raises at the first fault; ``skip`` leaves the faulty annotation out and lists it; ``repair`` looks for
-the annotated string near its offsets, and skips what it does not find once. No text of a document is kept here.
+the annotated string near its offsets, and skips what it does not find once. A document whose id is taken gets another,
+listed. No text of a document is kept here, and of its id a number alone.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ class Intake:
         self.documents = 0
         self.mentions = 0
         self.kept = 0
+        self._ids: set[int] = set()
 
     def document(
         self,
@@ -78,13 +80,33 @@ class Intake:
         """Build a document of those mentions that fit its text, in their order."""
         self.documents += 1
         spans = [span for mention in mentions for span in self._span(identifier, text, mention, where)]
-        return Document(id=identifier, text=text, spans=tuple(spans), tokens=tokens, extra=extra or {})
+        document = Document(id=identifier, text=text, spans=tuple(spans), tokens=tokens, extra=extra or {})
+        return self._name_apart(document, where)
 
-    def take(self, document: Document) -> None:
+    def take(self, document: Document, where: str) -> Document:
         """Count a document whose reader has checked its mentions itself; all of them are kept."""
         self.documents += 1
         self.mentions += len(document.spans)
         self.kept += len(document.spans)
+        return self._name_apart(document, where)
+
+    def _name_apart(self, document: Document, where: str) -> Document:
+        """Give a document whose id another one has (and the same annotator) an id of its own, listed; or refuse it."""
+        annotator = str(document.extra.get("annotator", ""))
+        name, number = document.id, 2
+        while (key := hash((name, annotator))) in self._ids:
+            name, number = f"{document.id}#{number}", number + 1
+        self._ids.add(key)
+        if name == document.id:
+            return document
+        what = f"another document has its id: renamed {name}"
+        if self.policy == "refuse":
+            raise DataError(
+                f"{where}: document {document.id}: another document has this id. Give each its own, or choose --on-error "
+                "skip (in a configuration data.on_error), by which it is renamed and listed."
+            )
+        self.faults.append(Fault(where=where, document=document.id, what=what, action="repaired"))
+        return replace(document, id=name)
 
     def _span(self, identifier: str, text: str, mention: Mention, where: str) -> Iterator[Span]:
         self.mentions += 1
@@ -124,7 +146,7 @@ class Intake:
         if self.policy == "refuse":
             raise DataError(
                 f"{where}: document {document}: {what}. Mend the file, or choose --on-error skip (leave it out, listed) or "
-                "--on-error repair (search nearby for the annotated string, else skip)."
+                "repair (search nearby for the annotated string, else skip); in a configuration data.on_error."
             )
         self.faults.append(Fault(where=where, document=document, what=what, action="skipped"))
 

@@ -41,8 +41,7 @@ def read_medmentions(edition: str, split: str, intake: Intake) -> Iterator[Docum
     for document in read_pubtator(folder / _CORPUS, Intake(intake.policy)):
         if document.id in missing:
             missing.remove(document.id)
-            intake.take(document)
-            yield document
+            yield intake.take(document, str(folder / _CORPUS))
     if missing:
         raise DataError(f"{folder / _CORPUS}: {len(missing)} PMIDs of {split} are not in it, first {min(missing)}.")
 
