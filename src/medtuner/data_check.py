@@ -73,7 +73,8 @@ def _ambiguous(row: dict[str, Any]) -> str:
 def _forgotten(row: dict[str, Any]) -> str:
     first = row["places"][0]
     times = row["annotated"] + len(row["places"])
-    return f"{row['string']!r}: {row['annotated']} of {times} times, not in {first['document']} {first['start']}-{first['end']}"
+    place = f"{first['document']} {first['start']}-{first['end']}"
+    return f"{row['string']!r}: {row['annotated']} of {times} times, not in {place}"
 
 
 def _write_disagreements(documents: Sequence[Document], output: Path) -> Iterator[str]:
