@@ -410,6 +410,13 @@ def test_an_id_that_stands_twice_is_refused_or_renamed_and_listed(name: str, tmp
     assert intake.kept == intake.mentions == 2
 
 
+def test_an_id_is_known_again_after_any_number_of_documents() -> None:
+    intake = Intake("skip")
+    names = [intake.document(str(number % 50_000), "a", [], where="x").id for number in range(50_003)]
+    assert names[:50_000] == [str(number) for number in range(50_000)]
+    assert names[50_000:] == ["0#2", "1#2", "2#2"]
+
+
 def test_a_folder_of_mixed_formats_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(pubtator())
     (tmp_path / "b.jsonl").write_text('{"id": "1", "text": "a", "spans": []}\n')

@@ -7,9 +7,12 @@
 
 Policies: ``refuse`` raises at the first fault; ``skip`` leaves the faulty annotation out and lists it; ``repair`` looks for
 the annotated string near its offsets, and skips what it does not find once. A document whose id is taken gets another,
-listed. No text of a document is kept here, and of its id a number alone.
+listed. No text of a document is kept here, and of its id eight bytes.
 """
 
+import heapq
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,7 +68,7 @@ class Intake:
         self.documents = 0
         self.mentions = 0
         self.kept = 0
-        self._ids: set[int] = set()
+        self._ids = _Seen()
 
     def document(
         self,
@@ -182,6 +185,26 @@ class Intake:
                 for fault in self.faults
             ],
         }
+
+
+class _Seen:
+    """A growing set of 64-bit numbers in little more than eight bytes each: a sorted array, and a set of the latest."""
+
+    _LATEST = 16_384
+
+    def __init__(self) -> None:
+        self._sorted = array("q")
+        self._latest: set[int] = set()
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_left(self._sorted, number)
+        return number in self._latest or self._sorted[place : place + 1] == array("q", [number])
+
+    def add(self, number: int) -> None:
+        self._latest.add(number)
+        if len(self._latest) == self._LATEST:
+            self._sorted = array("q", heapq.merge(self._sorted, sorted(self._latest)))
+            self._latest.clear()
 
 
 def _find_fault(text: str, fragments: tuple[Offsets, ...], wanted: str | None) -> str:
