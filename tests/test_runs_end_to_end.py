@@ -139,7 +139,9 @@ def torchrun(config: Path, ranks: int, *arguments: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-    "settings", [["train.tokens_per_rank=128"], ["model.dropout=0.0"]], ids=["dropout", "no-dropout"]
+    "settings",
+    [["train.tokens_per_rank=128"], pytest.param(["model.dropout=0.0"], marks=pytest.mark.slow)],
+    ids=["dropout", "no-dropout"],
 )
 def test_two_ranks_train_like_one(config: Path, tmp_path: Path, settings: Sequence[str]) -> None:
     options = [word for setting in [*settings, "train.precision=fp32"] for word in ("--set", setting)]
