@@ -12,9 +12,9 @@ demo: .venv/starter.stamp
 test: check
 	$(BIN)/python -m pytest -m 'not slow'
 
-# every test on the real Slurm cluster, the long ones too
+# every test on the real Slurm cluster, and all long ones
 test-slurm: .venv/dev.stamp
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m 'slurm or slow'
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
