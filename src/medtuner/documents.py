@@ -27,6 +27,7 @@ from medtuner.errors import DataError
 
 Offsets = tuple[int, int]
 SENTENCES = "sentences"  # a document's key for the offsets of its sentences, where a tokeniser found them
+SPAN_KEYS = frozenset({"start", "end", "labels", "score", "fragments"})
 # Combining accents belong to the letter before them.
 _WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 
@@ -98,6 +99,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise DataError(
                     f"{where}: not JSON ({error.msg} at column {error.colno}). Each line must be one object."
                 ) from None
+            except (RecursionError, ValueError) as error:  # too deep, or a number too long
+                raise DataError(f"{where}: not readable as JSON ({error}).") from None
             if not isinstance(record, dict):
                 raise DataError(f"{where}: found {type(record).__name__}; each line must be one JSON object.")
             yield where, cast(dict[str, Any], record)
@@ -138,6 +141,11 @@ def open_text(path: Path) -> _Utf8Lines:
     return _Utf8Lines(path, stream)
 
 
+def is_broken(text: str) -> bool:
+    """Say whether a string holds half a surrogate pair, which no file can keep."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def document_to_json(document: Document) -> dict[str, Any]:
     """Return the JSON object of a document; keys of `extra` stand beside the known ones."""
     record: dict[str, Any] = {"id": document.id, "text": document.text}
@@ -162,16 +170,18 @@ def document_from_json(record: Mapping[str, Any], *, where: str) -> Document:
     text = rest.pop("text", None)
     if not isinstance(text, str):
         raise DataError(f"{where}: key 'text' must be a string; found {type(text).__name__}.")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"{where}: the text holds half a surrogate pair (a cut emoji, say). Mend or remove it.")
     identifier = rest.pop("id", None)
     if not isinstance(identifier, str | int) or isinstance(identifier, bool):
         raise DataError(f"{where}: key 'id' must be a string; found {type(identifier).__name__}.")
+    if is_broken(text) or is_broken(str(identifier)):
+        raise DataError(f"{where}: half a surrogate pair (a cut emoji, say) in the text or the id. Mend or remove it.")
     where = f"{where}: document {identifier}"
     spans = rest.pop("spans", [])
     if not isinstance(spans, list):
         raise DataError(f"{where}: key 'spans' must be a list; found {type(spans).__name__}.")
     tokens = rest.pop("tokens", None)
+    if SENTENCES in rest:
+        _check_tokens(rest[SENTENCES], len(text), where=where, name=SENTENCES)
     return Document(
         id=str(identifier),
         text=text,
@@ -187,7 +197,11 @@ def _span_from_json(record: Any, text_length: int, *, where: str) -> Span:
     rest = cast(dict[str, Any], dict(record))
     start, end = _check_offsets((rest.pop("start", None), rest.pop("end", None)), text_length, where=f"{where}: span")
     labels = rest.pop("labels", None)
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) and label for label in labels):
+    if (
+        not isinstance(labels, list)
+        or not labels
+        or not all(isinstance(x, str) and x and not is_broken(x) for x in labels)
+    ):
         raise DataError(f"{where}: span {start}-{end}: 'labels' must be a list of at least one non-empty string.")
     score = rest.pop("score", None)
     if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
@@ -218,11 +232,12 @@ def _check_offsets(pair: Any, text_length: int, *, where: str) -> Offsets:
     return start, end
 
 
-def _check_tokens(tokens: Any, text_length: int, *, where: str) -> tuple[Offsets, ...]:
+def _check_tokens(tokens: Any, text_length: int, *, where: str, name: str = "tokens") -> tuple[Offsets, ...]:
     if not isinstance(tokens, list):
-        raise DataError(f"{where}: 'tokens' must be a list of [start, end] pairs.")
-    checked = tuple(_check_offsets(t, text_length, where=f"{where}: token") for t in tokens)
+        raise DataError(f"{where}: {name!r} must be a list of [start, end] pairs.")
+    one = name.removesuffix("s")
+    checked = tuple(_check_offsets(t, text_length, where=f"{where}: {one}") for t in tokens)
     for before, after in itertools.pairwise(checked):
         if after[0] < before[1]:
-            raise DataError(f"{where}: token {after[0]}-{after[1]} begins before token {before[0]}-{before[1]} ends.")
+            raise DataError(f"{where}: {one} {after[0]}-{after[1]} begins before {one} {before[0]}-{before[1]} ends.")
     return checked

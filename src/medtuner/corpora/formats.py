@@ -48,6 +48,7 @@ class Format:
     read: Read
     write: Write | None = None
     whole_folder: bool = False
+    files: tuple[str, ...] = ()  # how the files end that a whole folder consists of
 
 
 def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
@@ -56,7 +57,21 @@ def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
             raise DataError(
                 f"{where}: no key 'spans' among {', '.join(record)}. A document without mentions says \"spans\": []."
             )
+        if intake.policy != "refuse":
+            record["spans"] = list(_sound_spans(record, intake, where))
         yield intake.take(document_from_json(record, where=where), where)
+
+
+def _sound_spans(record: Mapping[str, Any], intake: Intake, where: str) -> Iterator[Any]:
+    """Yield the spans of a record that can be kept; the others are skipped and listed."""
+    spans = record["spans"]
+    for span in spans if isinstance(spans, list) else []:
+        try:
+            document_from_json({"id": record.get("id"), "text": record.get("text"), "spans": [span]}, where="")
+        except DataError as error:
+            intake.skip_mention(where, str(record.get("id")), str(error).removeprefix(": ").rstrip("."))
+        else:
+            yield span
 
 
 def _write_jsonl(path: Path, documents: Iterable[Document]) -> Counter[str]:
@@ -111,20 +126,20 @@ def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str
 FORMATS: Mapping[str, Format] = {
     "jsonl": Format(read=_read_jsonl, write=_write_jsonl),
     "pubtator": Format(read=read_pubtator, write=write_pubtator),
-    "brat": Format(read=read_brat, write=write_brat, whole_folder=True),
+    "brat": Format(read=read_brat, write=write_brat, whole_folder=True, files=(".ann", ".txt")),
     "bioc-xml": Format(read=read_bioc_xml, write=write_bioc_xml),
     "bioc-json": Format(read=read_bioc_json, write=write_bioc_json),
     "conll": Format(read=read_conll, write=write_conll),
     "webanno-tsv": Format(read=read_webanno),
-    "cas": Format(read=read_cas, write=write_cas, whole_folder=True),
+    "cas": Format(read=read_cas, write=write_cas, whole_folder=True, files=(".xmi", ".json", ".xml")),
     "label-studio": Format(read=read_label_studio, write=write_label_studio),
     "label-studio-predictions": Format(read=read_predictions, write=_write_predictions),
     "doccano": Format(read=read_doccano),
     "prodigy": Format(read=read_prodigy),
-    "tagtog": Format(read=read_tagtog, whole_folder=True),
+    "tagtog": Format(read=read_tagtog, whole_folder=True, files=(".json", ".html", ".txt")),
     "hf": Format(read=_read_hf, write=_write_hf),
     "docbin": Format(read=read_docbin, write=write_docbin),
-    "text": Format(read=read_text, whole_folder=True),
+    "text": Format(read=read_text, whole_folder=True, files=(".txt",)),
     "medline": Format(read=read_medline),
 }
 _BY_KEYS: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
@@ -143,7 +158,9 @@ _BY_TEXT = (
     ("hf", r'"ner_tags"'),
     ("label-studio", r'"(completions|annotations|predictions|from_name|labels?)"'),
 )
-_HEAD_LINES = 50
+_HEAD_LINES = 2000
+# What may lie in a folder of annotations without being annotations.
+_BESIDE = re.compile(r"(?i)readme.*|label_config\.json|.*\.ledger\.json|.*\.conf|guidelines.*")
 _TAG = re.compile(r"\S.*[\t ](O|[BIESLU]-\S+)\s*")
 
 
@@ -158,6 +175,9 @@ def read_format(path: Path, intake: Intake, *, name: str = "") -> Iterator[Docum
     """Yield the documents of a file or folder; without a name the format is guessed."""
     name = name or guess_annotation_format(path)
     found = find_format(name)
+    if path.is_dir() and found.whole_folder:
+        others = [file for file in _files(path) if not file.name.lower().removesuffix(".gz").endswith(found.files)]
+        intake.left_out.update(f"file of another kind ({file.suffix or file.name})" for file in others)
     if not path.is_dir() or found.whole_folder:
         yield from found.read(path, intake)
         return
@@ -177,7 +197,7 @@ def write_format(path: Path, documents: Iterable[Document], *, name: str) -> Cou
 
 def _files(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    files = [file for file in files if file.name != "label_config.json" and not file.name.lower().startswith("readme")]
+    files = [file for file in files if not _BESIDE.fullmatch(file.name)]
     if not files:
         raise DataError(f"{folder}: no files in it.")
     return files
@@ -223,9 +243,10 @@ def _guess_file(path: Path) -> str:
     if suffix in by_suffix:
         return by_suffix[suffix]
     head = _read_head(path)
-    guess = (_guess_json if head.lstrip()[:1] in ("{", "[") else _guess_xml if "<" in head[:200] else _guess_lines)(
-        head
-    )
+    if head.lstrip()[:1] in ("{", "["):
+        guess = _guess_json(head, path)
+    else:
+        guess = _guess_xml(head) if "<" in head[:200] else _guess_lines(head)
     if not guess and suffix == ".txt":
         guess = "text"
     if not guess:
@@ -239,8 +260,8 @@ def _guess_file(path: Path) -> str:
 def _keys(head: str) -> str:
     """Say which keys the first JSON object of a file has."""
     try:
-        record = json.loads(head.lstrip().splitlines()[0])
-    except json.JSONDecodeError:
+        record = json.loads(head.lstrip().partition("\n")[0])
+    except (ValueError, RecursionError):
         return ""
     return f" (found the keys {', '.join(record)})" if isinstance(record, dict) else ""
 
@@ -263,19 +284,35 @@ def _guess_xml(head: str) -> str:
     return "bioc-xml" if re.search(r"<collection\b", head) else _guess_lines(head)
 
 
-def _guess_json(head: str) -> str:
+def _guess_json(head: str, path: Path) -> str:
+    """Guess from the first record: the object of the first line, the whole one, or the first of an array."""
+    head = head.lstrip()
+    is_array = head.startswith("[")
     try:
-        record: Any = json.loads(head.lstrip().splitlines()[0])
-    except json.JSONDecodeError:
+        record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip() if is_array else head)
+    except (ValueError, RecursionError):
         record = None
-    if isinstance(record, dict):
-        return next((name for name, fits in _BY_KEYS if fits(record)), "")
-    # One object or array over many lines: its keys are looked for in the text.
-    return next((name for name, pattern in _BY_TEXT if re.search(pattern, head)), "")
+    if not isinstance(record, dict):  # a record too long for the head: its keys are looked for in the text
+        return next((name for name, pattern in _BY_TEXT if re.search(pattern, head)), "")
+    if is_array and _is_json_min(record):
+        return "label-studio"
+    name = next((name for name, fits in _BY_KEYS if fits(record)), "")
+    if is_array and name in ("jsonl", "doccano", "prodigy"):
+        raise DataError(
+            f"{path}: an array of {name} records, which are read as JSON Lines: write one object a line. jq does it: "
+            f"jq -c '.[]' {path.name}"
+        )
+    return name
+
+
+def _is_json_min(record: Mapping[str, Any]) -> bool:
+    """Say whether a record is Label Studio's JSON-MIN: its own keys, or lists of places with labels."""
+    rows = [row for value in record.values() if isinstance(value, list) for row in value]
+    return "annotation_id" in record or any(isinstance(row, dict) and {"start", "labels"} <= row.keys() for row in rows)
 
 
 def _guess_lines(head: str) -> str:
-    lines = [line for line in head.splitlines() if line.strip()]
+    lines = [line.rstrip("\r") for line in head.split("\n")[:50] if line.strip()]
     if lines[0].startswith("#FORMAT=WebAnno TSV 3"):
         return "webanno-tsv"
     if re.match(r"[^|\t]+\|t\|", lines[0]):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from medtuner.documents import Document, Offsets, Span
+from medtuner.documents import SPAN_KEYS, Document, Offsets, Span, is_broken
 from medtuner.errors import DataError
 
 Policy = Literal["refuse", "skip", "repair"]
@@ -82,9 +82,26 @@ class Intake:
     ) -> Document:
         """Build a document of those mentions that fit its text, in their order."""
         self.documents += 1
+        if is_broken(text) or is_broken(identifier):
+            raise DataError(
+                f"{where}: half a surrogate pair (a cut emoji, say) in the text or the id. Mend or remove it."
+            )
+        if tokens is not None:
+            tokens = self._check_tokens(text, tokens, where)
         spans = [span for mention in mentions for span in self._span(identifier, text, mention, where)]
         document = Document(id=identifier, text=text, spans=tuple(spans), tokens=tokens, extra=extra or {})
         return self._name_apart(document, where)
+
+    def _check_tokens(self, text: str, tokens: tuple[Offsets, ...], where: str) -> tuple[Offsets, ...]:
+        """Return the tokens that are no white space; refuse those outside the text or out of order."""
+        for start, end in tokens:
+            if not 0 <= start < end <= len(text):
+                raise DataError(f"{where}: a token at {start}-{end}, outside the text of {len(text)} characters.")
+        if any(after < end for (_, end), (after, _) in pairwise(tokens)):
+            raise DataError(f"{where}: tokens that overlap or are out of order.")
+        words = tuple((start, end) for start, end in tokens if not text[start:end].isspace())
+        self.mended["blank token left out"] += len(tokens) - len(words)
+        return words
 
     def take(self, document: Document, where: str) -> Document:
         """Count a document whose reader has checked its mentions itself; all of them are kept."""
@@ -114,8 +131,8 @@ class Intake:
     def _span(self, identifier: str, text: str, mention: Mention, where: str) -> Iterator[Span]:
         self.mentions += 1
         where = mention.where or where
-        if not mention.labels or not all(mention.labels):
-            self.skip(where, identifier, "an annotation without a label")
+        if not mention.labels or not all(mention.labels) or any(map(is_broken, mention.labels)):
+            self.skip(where, identifier, "an annotation without a label, or with a damaged one")
             return
         fragments = self._place(identifier, text, mention, where)
         if fragments is None:
@@ -127,7 +144,8 @@ class Intake:
             labels=mention.labels,
             score=mention.score,
             fragments=fragments if len(fragments) > 1 else (),
-            extra=mention.extra,
+            # A tool's own key must not pass for one of ours.
+            extra={f"source_{key}" if key in SPAN_KEYS else key: value for key, value in mention.extra.items()},
         )
 
     def _place(self, identifier: str, text: str, mention: Mention, where: str) -> tuple[Offsets, ...] | None:
@@ -167,7 +185,7 @@ class Intake:
         lines = [f"{self.documents:,} documents, {self.mentions:,} mentions, {self.kept:,} kept"]
         for action in ("repaired", "skipped"):
             lines += [f"{action} {count}: {what}" for what, count in self.count(action).most_common()]
-        lines += [f"mended {count}: {what}" for what, count in self.mended.most_common()]
+        lines += [f"mended {count}: {what}" for what, count in (+self.mended).most_common()]
         lines += [f"left out {count}: {what}" for what, count in (+self.left_out).most_common()]
         return lines
 
@@ -179,7 +197,7 @@ class Intake:
             "kept": self.kept,
             "policy": self.policy,
             "left_out": dict(+self.left_out),
-            "mended": dict(self.mended),
+            "mended": dict(+self.mended),
             "faults": [
                 {"where": fault.where, "document": fault.document, "what": fault.what, "action": fault.action}
                 for fault in self.faults
@@ -218,12 +236,12 @@ def _find_fault(text: str, fragments: tuple[Offsets, ...], wanted: str | None) -
         if start < end:
             return f"fragments overlap: at {start}"
     found = " ".join(text[start:end] for start, end in fragments)
-    if wanted is not None and _squeeze(found) != _squeeze(wanted):
+    if wanted is not None and squeeze(found) != squeeze(wanted):
         return f"the text differs from the annotated string: at {fragments[0][0]}-{fragments[-1][1]}"
     return ""
 
 
-def _squeeze(text: str) -> str:
+def squeeze(text: str) -> str:
     """Return a text without white space: formats write line breaks as blanks, and join fragments with or without one."""
     return "".join(text.split())
 

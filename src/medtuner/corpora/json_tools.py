@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.intake import Intake, Mention, squeeze
 from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, open_text, read_json_lines
 from medtuner.errors import DataError
@@ -152,10 +152,14 @@ def _read_task(task: Mapping[str, Any], keys: Sequence[str], where: str, intake:
     if answers is None and "predictions" in task:
         answers = []
     if answers is None:  # JSON-MIN: lists of places under the names of the controls
-        rows = [row for key, value in task.items() if key != name and isinstance(value, list) for row in value]
-        labelled = [row for row in rows if isinstance(row, dict) and "start" in row]
+        rows = [(key, row) for key, value in task.items() if key != name and isinstance(value, list) for row in value]
+        labelled = [row for _, row in rows if isinstance(row, dict) and "start" in row]
+        intake.left_out.update(
+            f"item of {key!r} that is no place" for key, row in rows if not isinstance(row, dict) or "start" not in row
+        )
         mentions = [_place(row, where) for row in labelled]
-        yield intake.document(identifier, text, points_from_utf16(mentions, text), where=where)
+        extra = {"annotator": str(task["annotator"])} if "annotator" in task else {}
+        yield intake.document(identifier, text, points_from_utf16(mentions, text), where=where, extra=extra)
         return
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
@@ -208,25 +212,26 @@ def _place(value: Mapping[str, Any], where: str) -> Mention:
 
 
 def points_from_utf16(mentions: Sequence[Mention], text: str) -> Sequence[Mention]:
-    """Take the offsets of a text for UTF-16 units if every annotated string stands there then, else for code points."""
+    """Take the offsets of a text for UTF-16 units, unless more of the annotated strings stand there by code points."""
     if all(character <= "\uffff" for character in text):
         return mentions
     moved = [
-        replace(
-            mention,
-            fragments=tuple((from_utf16(text, start), from_utf16(text, end)) for start, end in mention.fragments),
-        )
+        replace(mention, fragments=tuple((from_utf16(text, a), from_utf16(text, b)) for a, b in mention.fragments))
         for mention in mentions
     ]
-    fits = all(
-        mention.text is None or " ".join(text[start:end] for start, end in mention.fragments) == mention.text
-        for mention in moved
-    )
-    return moved if fits else mentions
+    by_units, by_points = (sum(_stands(mention, text) for mention in one) for one in (moved, mentions))
+    return moved if by_units >= by_points else mentions
+
+
+def _stands(mention: Mention, text: str) -> bool:
+    found = "".join(text[start:end] for start, end in mention.fragments)
+    return mention.text is not None and squeeze(found) == squeeze(mention.text)
 
 
 def from_utf16(text: str, units: int) -> int:
-    """Return the number of code points that the first UTF-16 units of a text make."""
+    """Return the number of code points that the first UTF-16 units of a text make; what lies outside stays outside."""
+    if not 0 <= units <= to_utf16(text, len(text)):
+        return units if units < 0 else len(text) + units
     return len(text.encode("utf-16-le")[: 2 * units].decode("utf-16-le", errors="ignore"))
 
 
@@ -243,6 +248,8 @@ def load_json(path: Path) -> Any:
         return json.loads(content)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:  # too deep, or a number too long
+        raise DataError(f"{path}: not readable as JSON ({error}).") from None
 
 
 def write_label_studio(path: Path, documents: Iterable[Document], *, predictions: bool = False) -> Counter[str]:

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medtuner.corpora.intake import Intake, Mention
-from medtuner.corpora.unwritten import count_unwritten
+from medtuner.corpora.unwritten import count_unwritten, one_line
 from medtuner.documents import Document, Span, open_text
 from medtuner.errors import DataError
 
 _TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _NO_IDENTIFIER = "-1"
 
 
@@ -62,10 +63,10 @@ def _read_row(where: str, line: str, identifier: str, intake: Intake) -> Iterato
     columns = line.split("\t")
     if columns[0] != identifier:
         raise DataError(f"{where}: a line of document {columns[0][:20]!r} below the text of {identifier}.")
-    if len(columns) > 1 and not columns[1].strip().lstrip("-").isdecimal():
+    if 1 < len(columns) < 5 and not _NUMBER.fullmatch(columns[1].strip()):
         intake.left_out["relation"] += 1
         return
-    if len(columns) < 5 or not columns[2].strip().lstrip("-").isdecimal():
+    if len(columns) < 5 or not all(_NUMBER.fullmatch(column.strip()) for column in columns[1:3]):
         intake.mentions += 1
         intake.skip(where, identifier, "no line of ID, start, end, text and type divided by tabs")
         return
@@ -99,7 +100,7 @@ def write_pubtator(path: Path, documents: Iterable[Document]) -> Counter[str]:
             left_out["line break that became a blank"] += abstract.count("\n")
             count_unwritten(document, left_out, span_keys=("concept", "columns"))
             for span in document.spans:
-                stream.write("\t".join(_columns(document, span)) + "\n")
+                stream.write("\t".join(_columns(document, span, left_out)) + "\n")
             stream.write("\n")
     return +left_out
 
@@ -116,8 +117,11 @@ def _check_writable(document: Document) -> None:
             raise DataError(f"document {document.id}: label {wrong!r} cannot be written as PubTator.")
 
 
-def _columns(document: Document, span: Span) -> list[str]:
+def _columns(document: Document, span: Span, left_out: Counter[str]) -> list[str]:
     text = " ".join(document.text[span.start : span.end].split("\n")).replace("\t", " ")
-    concept = str(span.extra.get("concept", _NO_IDENTIFIER))
-    further = [str(column) for column in span.extra.get("columns", ())]
-    return [document.id, str(span.start), str(span.end), text, ",".join(span.labels), concept, *further]
+    columns = span.extra.get("columns", [])
+    if not isinstance(columns, list):
+        left_out["span key columns"] += 1
+        columns = []
+    further = [one_line(column, left_out) for column in (span.extra.get("concept", _NO_IDENTIFIER), *columns)]
+    return [document.id, str(span.start), str(span.end), text, ",".join(span.labels), *further]

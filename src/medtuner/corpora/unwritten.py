@@ -32,3 +32,12 @@ def count_unwritten(
             left_out["fragments of a discontinuous mention"] += 1
         if span.score is not None and "scores" not in holds:
             left_out["score of a mention"] += 1
+
+
+def one_line(value: object, left_out: Counter[str], *, blank: str = " ") -> str:
+    """Return a value as one line of text for a format of lines and tabs; what changes is counted."""
+    text = str(value)
+    line = blank.join(text.split())
+    if line != text or not isinstance(value, str):
+        left_out["white space or shape of an identifier or attribute"] += 1
+    return line
