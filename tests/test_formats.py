@@ -295,6 +295,7 @@ def test_what_flat_tags_cannot_hold_is_counted(tmp_path: Path) -> None:
         "mention that overlaps a longer one": 1,
         "further label of a mention": 1,
         "text whose words do not stand one blank apart": 1,
+        "white space at the border of a mention": 1,
     }
     lines = (tmp_path / "x.conll").read_text().splitlines()
     assert lines[1:] == ["kidney\tB-A", "cell\tI-A", "l\tO", "ine\tB-D", "s\tO", ""]
@@ -511,6 +512,142 @@ def test_mutated_files_give_an_error_or_a_full_account(shared_data: Path, tmp_pa
                 continue
             assert intake.mentions == intake.kept + intake.count("skipped").total()
             assert sum(len(document.spans) for document in found) == intake.kept
+
+
+PILL = "\N{PILL} Aspirin"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '[{"id": 1, "text": "Aspirin helps", "label": [[0, 7, "Drug"]]}]', "an array of doccano records"),
+        ("a.json", '[{"id": "1", "text": "a", "spans": []}]', "an array of jsonl records"),
+        ("a.jsonl", '{"id": "1", "text": "a \\ud83d b", "label": []}', "half a surrogate pair"),
+        ("a.jsonl", '{"id": "\\ud83d", "text": "a", "spans": []}', "half a surrogate pair"),
+        ("a.jsonl", '{"id": "1", "text": "a", "spans": [], "sentences": "none"}', "'sentences' must be a list"),
+        ("a.jsonl", '{"text": "ab c", "answer": "accept", "tokens": [{"start": 0, "end": 70}]}', "a token at 0-70"),
+        (
+            "a.jsonl",
+            '{"id": "1", "text": "a", "spans": [], "n": ' + "1" * 5000 + "}",
+            "not readable as JSON|its format is not known",
+        ),
+        ("a.json", "[" * 200_000, "not readable as JSON|its format is not known"),
+        ("a.json", '{"documents": [{"id": "1", "passages": [{"offset": 0, "text": 5}]}]}', "BioC"),
+        ("a.txt", pubtator("7\tO\t7\tAspirin\tDrug"), r"a\.txt:2: .*no line of ID, start"),
+        ("a.txt", pubtator("7\t--5\t7\tAspirin\tDrug"), r"a\.txt:2: .*no line of ID, start"),
+        ("a.txt", pubtator("7\t" + "9" * 5000 + "\t7\tAspirin\tDrug"), r"a\.txt:2: .*no line of ID, start"),
+    ],
+)
+def test_odd_input_is_refused_by_place(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_line_separator_inside_a_text_ends_no_record(tmp_path: Path) -> None:
+    text = "\N{LINE SEPARATOR}" + PILL
+    record = {"id": "1", "text": text, "spans": [{"start": 3, "end": 10, "labels": ["T121"]}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record, ensure_ascii=False))
+    (document,), _ = read(tmp_path / "a.jsonl")
+    assert (document.text, document.spans[0].start, document.spans[0].end) == (text, 3, 10)
+
+
+def label_studio(*values: dict[str, object], text: str = PILL) -> str:
+    results = [{"type": "labels", "value": {"labels": ["T121"], **value}} for value in values]
+    return json.dumps([{"id": 1, "data": {"text": text}, "annotations": [{"result": results}]}])
+
+
+def test_offsets_beyond_a_text_with_emoji_are_faults_and_one_wrong_string_moves_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "ls.json"
+    for place in ({"start": 3, "end": 900}, {"start": -7, "end": 10}):
+        path.write_text(label_studio(place))
+        with pytest.raises(DataError, match="offsets outside the text"):
+            read(path)
+    right, wrong = {"start": 3, "end": 10, "text": "Aspirin"}, {"start": 0, "end": 2, "text": "helps"}
+    path.write_text(label_studio(right, wrong))
+    (document,), intake = read(path, "skip")
+    assert [(span.start, span.end) for span in document.spans] == [(2, 9)]
+    assert len(intake.faults) == 1
+
+
+def test_json_min_names_annotators_and_counts_what_is_no_place(tmp_path: Path) -> None:
+    place = {"start": 0, "end": 7, "text": "Aspirin", "labels": ["T121"]}
+    rows = [{"id": 1, "text": "Aspirin", "annotator": who, "label": [place], "mood": ["calm"]} for who in (1, 2)]
+    (tmp_path / "min.json").write_text(json.dumps(rows, indent=1))
+    documents, intake = read(tmp_path / "min.json")
+    assert [document.extra for document in documents] == [{"annotator": "1"}, {"annotator": "2"}]
+    assert +intake.left_out == {"item of 'mood' that is no place": 2}
+
+
+def test_brat_lines_that_hide_others_are_faults(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Aspirin helps against pain.")
+    annotations = tmp_path / "a.ann"
+    for line, fault in (
+        ("T1\tSym 22 26\tpain", "a second annotation of the name: T1"),
+        (" T2\tX 0 1", "no line of BRAT"),
+    ):
+        annotations.write_text(f"T1\tDrug 0 7\tAspirin\n{line}\n")
+        with pytest.raises(DataError, match=rf"a\.ann:2: .*{fault}"):
+            read(annotations)
+    annotations.write_text("T1\tDrug 0 7\tAspirin\n*\tEquiv T1 T1\n")
+    (document,), _ = read(annotations)
+    assert len(document.spans) == 1
+
+
+def test_a_folder_accounts_for_files_of_another_kind(tmp_path: Path) -> None:
+    folder = tmp_path / "team"
+    write_format(folder, [Document(id="a", text="a")], name="brat")
+    (folder / "b.jsonl").write_text('{"id": "b", "text": "b", "spans": []}\n')
+    (folder / "README.md").write_text("ours")
+    documents, intake = read(folder)
+    assert len(documents) == 1
+    assert +intake.left_out == {"file of another kind (.jsonl)": 1}
+
+
+def test_a_tools_own_keys_do_not_pass_for_ours(tmp_path: Path) -> None:
+    task = json.loads(label_studio({"start": 0, "end": 1}, text="a"))
+    task[0]["annotations"][0]["result"][0]["meta"] = {"start": 5, "score": "high"}
+    (tmp_path / "ls.json").write_text(json.dumps(task))
+    documents, _ = read(tmp_path / "ls.json")
+    write_format(tmp_path / "a.jsonl", documents, name="jsonl")
+    (again,), _ = read(tmp_path / "a.jsonl")
+    assert (again.spans[0].start, again.spans[0].extra) == (0, {"source_start": 5, "source_score": "high"})
+
+
+def test_blank_tokens_and_tokens_with_blanks_are_no_words(tmp_path: Path) -> None:
+    tokens = [{"start": 0, "end": 7}, {"start": 7, "end": 9}, {"start": 9, "end": 14}]
+    record = {"text": "Aspirin\n\nhelps", "answer": "accept", "tokens": tokens, "spans": []}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    (document,), intake = read(tmp_path / "a.jsonl")
+    assert document.tokens == ((0, 7), (9, 14))
+    assert intake.mended["blank token left out"] == 1
+    wide = Document(id="note 7", text="New\tYork", tokens=((0, 8),))
+    left_out = write_format(tmp_path / "x.conll", [wide, Document(id="2", text=" ")], name="conll")
+    assert (tmp_path / "x.conll").read_text() == "# id = note_7\nNew\tO\nYork\tO\n\n"
+    assert left_out["document without a word"] == 1
+    assert left_out["white space or shape of an identifier or attribute"] == 1
+
+
+def test_faulty_spans_of_our_own_format_follow_the_policy(tmp_path: Path) -> None:
+    spans = [{"start": 0, "end": 900, "labels": ["A"]}, {"start": 0, "end": 1, "labels": ["A"]}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "text": "abc", "spans": spans}))
+    with pytest.raises(DataError, match="span 0-900"):
+        read(tmp_path / "a.jsonl")
+    (document,), intake = read(tmp_path / "a.jsonl", "skip")
+    assert (len(document.spans), intake.mentions, intake.kept, len(intake.faults)) == (1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["bioc-xml", "cas"])
+def test_control_characters_are_refused_where_xml_cannot_keep_them(name: str, tmp_path: Path) -> None:
+    document = Document(id="1", text="a", spans=(Span(start=0, end=1, labels=("A\x01",)),))
+    with pytest.raises(DataError, match="control characters in its labels"):
+        write_format(tmp_path / "x", [document], name=name)
+
+
+def test_compressed_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(pubtator())
+    with pytest.raises(DataError, match="without compression"):
+        list(convert_annotations(tmp_path / "a.txt", tmp_path / "b.jsonl.gz", to_format="jsonl"))
 
 
 MEDLINE = """<?xml version="1.0" encoding="utf-8"?>

@@ -19,7 +19,8 @@ from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
 from medtuner.labels import choose_label_space
 from medtuner.ledger import Ledger
 from medtuner.merged_files import MergeOptions, merge_files
-from medtuner.merging import LabelMapping, OnConflict, hold_out, merge, name_apart, read_mapping, read_source
+from medtuner.merging import OnConflict, merge, name_apart
+from medtuner.sources import LabelMapping, hold_out, read_mapping, read_source
 from medtuner.tokenising import SpacyTokenizer
 
 TEXT = "Aspirin helps against mild headache in most adult patients."
@@ -246,12 +247,63 @@ def test_the_end_of_every_source_is_held_out_and_does_not_leak(run_medtuner: Run
 
 
 def test_versions_of_one_document_are_held_out_together(tmp_path: Path) -> None:
-    rows = [replace(note(name=str(number // 2)), extra={"annotator": "xy"[number % 2]}) for number in range(10)]
+    rows = [
+        replace(note(name=str(number), text=f"{TEXT} {number}"), extra={"annotator": annotator})
+        for annotator in "xy"  # all of the one, then all of the other
+        for number in range(5)
+    ]
     source = read_source("a=" + write(tmp_path / "a.jsonl", *rows), LabelMapping())
-    kept, held_out = hold_out(source, 0.3)
+    kept, held_out = hold_out(source, 0.4)
     assert [row.id for row in kept.documents] == ["0", "0", "1", "1", "2", "2"]
     assert [row.id for row in held_out] == ["3", "3", "4", "4"]
     assert [row.id for row in name_apart(held_out)] == ["3", "3", "4", "4"]
+
+
+def test_one_id_of_two_texts_is_two_ids_and_a_leak_drops_its_own_document(tmp_path: Path) -> None:
+    leaking = replace(note((0, 7, "T121")), extra={"annotator": "x"})
+    other = note((0, 7, "T121"), text="Warfarin is another matter altogether, and that is why it is kept here.")
+    specs = ["a=" + write(tmp_path / "a.jsonl", leaking), "b=" + write(tmp_path / "b.jsonl", other)]
+    test = "t=" + write(tmp_path / "t.jsonl", note((0, 7, "T121"), name="t"))
+    output = tmp_path / "merged.jsonl"
+    list(merge_files(specs, output, MergeOptions(against=[test], leaks="drop")))
+    assert [document.text for document in read_documents(output)] == [other.text]
+    assert (tmp_path / "merged.heldout.jsonl").exists()
+    list(merge_files(specs, output, MergeOptions()))
+    assert [document.id for document in read_documents(output)] == ["1", "b/1"]
+    assert not (tmp_path / "merged.heldout.jsonl").exists(), "an earlier merge's, now in training"
+    with pytest.raises(DataError, match="is a source as well"):
+        list(merge_files([str(output)], output, MergeOptions()))
+
+
+def test_what_joining_drops_is_counted_and_joined_ids_are_listed(tmp_path: Path) -> None:
+    def team(name: str, label: str, concept: str, **extra: object) -> str:
+        span = Span(start=0, end=7, labels=(label,), extra={"concept": concept})
+        return f"{name}=" + write(tmp_path / f"{name}.jsonl", replace(note(name=name), spans=(span,), extra=extra))
+
+    sources = [read_source(team(*row), LabelMapping()) for row in (("a", "T103", "C1"), ("b", "T121", "C2"))]
+    sources.append(read_source(team("c", "T121", "C2", ward="7"), LabelMapping()))
+    merged = merge(sources, on_conflict="union")
+    assert [span.labels for span in merged.documents[0].spans] == [("T103", "T121")]
+    assert merged.dropped == {"keys of a further label of a mention": 1, "document key ward of an equal text": 1}
+    assert merged.joined_ids == [["a/a", "b/b", "c/c"]]
+
+
+def test_declared_types_may_be_names_and_unused_labels_are_told(tmp_path: Path) -> None:
+    spec = "team=" + write(tmp_path / "x.jsonl", note((0, 7, "Chemical")))
+    mapping = LabelMapping(labels={"team": {"chemical": "T109"}}, annotated={"team": ["Chemical", "dsyn"]})
+    source = read_source(spec, mapping)
+    assert source.annotated == ("T047", "T103")
+    assert source.unused == ("chemical",)
+    with pytest.raises(ConfigError, match=r"\[annotated\] team: .*nonsense"):
+        read_source(spec, LabelMapping(annotated={"team": ["nonsense"]}))
+
+
+def test_a_wrapped_sentence_leaks_as_well() -> None:
+    sentence = "Aspirin lowers the risk of a second heart attack in older men by about one half."
+    train = [note(name="a", text="First. " + sentence.replace("heart ", "heart\n"))]
+    evaluation = [note(name="b", text=sentence + " " + LONG)]
+    (leak,) = find_leaks(train, evaluation, sentences=SpacyTokenizer("en").sentences)
+    assert (leak.kind, leak.tolerated) == ("same sentence", False)
 
 
 def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, small_encoder: str) -> None:
@@ -273,7 +325,7 @@ def test_the_command_writes_files_that_train(run_medtuner: Run, tmp_path: Path, 
     rows = (tmp_path / "all.tokens.jsonl").read_text().splitlines()
     assert len(rows) == len(documents)
     assert {"tokens", "ner_tags", "id"} <= json.loads(rows[0]).keys()
-    assert all(document.tokens for document in documents)
+    assert {row["id"].partition("/")[0] for row in map(json.loads, rows)} >= {"1"}
 
 
 @pytest.mark.parametrize(

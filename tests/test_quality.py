@@ -54,6 +54,16 @@ def test_agreement_of_nothing_with_nothing_is_not_a_number_from_nowhere() -> Non
     assert measure_agreement([version("x"), version("y", text="another text")]) == []
 
 
+def test_two_sources_of_one_name_are_refused(run_medtuner: Run, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        with (tmp_path / folder / "ann.jsonl").open("w") as stream:
+            write_documents(stream, [version("x", (0, "A"))])
+    done = run_medtuner("check", "a/ann.jsonl", "b/ann.jsonl")
+    assert done.returncode == 2
+    assert "two sources are named 'ann'" in done.stderr
+
+
 def test_words_carry_every_type_that_covers_them() -> None:
     spans = (Span(start=0, end=3, labels=("T121",)), Span(start=2, end=3, labels=("T047",)))
     assert label_words(Document(id="1", text="a b c", spans=spans)) == ["T121", "T047+T121", "O"]

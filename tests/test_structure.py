@@ -15,8 +15,8 @@ LEVELS = [
     {"runs", "ledger", "batch_script", "flat_rules", "tokenising"},
     {"corpora", "labels", "metrics", "attempts", "groups", "wheels"},
     {"alignment", "slurm", "notifications", "duplicates"},
-    {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "merging", "agreement"},
-    {"prediction", "quality"},
+    {"batches", "checkpoints", "decoding", "models", "evaluation", "story", "sources", "agreement"},
+    {"prediction", "quality", "merging"},
     {"training", "recognizer", "figures", "submission"},
     {
         "preflight",

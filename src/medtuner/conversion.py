@@ -39,6 +39,7 @@ def convert_annotations(
     _check_target(source, target)
     intake = Intake(policy)
     aside = target.with_name(f".new-{target.name}")
+    _remove(aside)  # a killed conversion may have left it
     try:
         lost = write_format(aside, read_format(source, intake, name=from_format), name=to_format)
         if not intake.documents:
@@ -57,6 +58,10 @@ def convert_annotations(
 
 def _check_target(source: Path, target: Path) -> None:
     """Refuse a target whose writing would remove what is not an earlier result."""
+    if target.suffix == ".gz":
+        raise DataError(
+            f"{target}: files are written without compression. Name {target.with_suffix('')}, then gzip it."
+        )
     inside, outside = source.resolve(), target.resolve()
     if inside == outside or inside in outside.parents or outside in inside.parents:
         raise DataError(f"{target}: OUT must lie neither in IN ({source}) nor around it.")

@@ -12,9 +12,9 @@ from medtuner.agreement import find_disagreements
 from medtuner.corpora.formats import write_format
 from medtuner.corpora.intake import check_policy
 from medtuner.documents import Document, Span
-from medtuner.merging import LabelMapping, Source, read_source
 from medtuner.quality import describe
 from medtuner.runs import write_json
+from medtuner.sources import LabelMapping, Source, read_source, refuse_same_names
 from medtuner.tokenising import SpacyTokenizer
 
 _SHOWN = 10
@@ -24,6 +24,7 @@ def check_data(specs: Sequence[str], *, output: Path, on_error: str = "skip", la
     """Describe data; write `check.json` and, where annotators differ, `disagreements` as BRAT and for Label Studio."""
     policy = check_policy(on_error)
     sources = [read_source(spec, LabelMapping(), policy=policy) for spec in specs]
+    refuse_same_names([source.name for source in sources])
     documents = [document for source in sources for document in source.documents]
     report = describe(documents, sentences=SpacyTokenizer(language).sentences)
     report["sources"] = {source.name: source.intake.to_json() for source in sources}

@@ -107,12 +107,18 @@ def warn_of_shared(name: str, train: Iterable[Document], evaluation: Iterable[Do
     return f"{name}: {shared} of {len(texts):,} texts stand in the training data too, word for word" if shared else ""
 
 
+def _sentence_words(document: Document, sentences: Sentences) -> Iterable[str]:
+    """Return the sentences of a text as words, each once: by its own lines, and as if none of them were wrapped."""
+    texts = dict.fromkeys((document.text, normalise(document.text)))
+    return dict.fromkeys(_words_of(sentence) for text in texts for sentence in sentences(text))
+
+
 def find_leaks(train: Sequence[Document], evaluation: Sequence[Document], *, sentences: Sentences) -> list[Leak]:
     """Return what training documents share with evaluation documents; one row a pair, the strongest kind."""
     index = TextIndex(evaluation)
     by_sentence: dict[str, list[int]] = defaultdict(list)
     for position, document in enumerate(evaluation):
-        for sentence in dict.fromkeys(_words_of(text) for text in sentences(document.text)):
+        for sentence in _sentence_words(document, sentences):
             by_sentence[sentence].append(position)
     leaks: list[Leak] = []
     for document in train:
@@ -120,7 +126,7 @@ def find_leaks(train: Sequence[Document], evaluation: Sequence[Document], *, sen
         for kind, found in (("same document", index.same(document)), ("near-duplicate", index.near(document))):
             leaks += [_leak(document, evaluation[position], kind) for position in found]
             seen.update(found)
-        for sentence in dict.fromkeys(_words_of(text) for text in sentences(document.text)):
+        for sentence in _sentence_words(document, sentences):
             stock = len(_WORD.findall(sentence)) < _STOCK_WORDS
             for position in by_sentence.get(sentence, []):
                 if position not in seen:

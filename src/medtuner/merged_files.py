@@ -16,21 +16,19 @@ from medtuner.corpora.intake import Policy, check_policy
 from medtuner.documents import Document
 from medtuner.duplicates import Leak, find_leaks
 from medtuner.errors import ConfigError, DataError, nearest
-from medtuner.merging import (
-    ON_CONFLICT,
+from medtuner.merging import ON_CONFLICT, Merged, merge, name_apart
+from medtuner.runs import write_json, write_text
+from medtuner.sources import (
     LabelMapping,
-    Merged,
     Source,
     check_names,
     hold_out,
     mark,
-    merge,
-    name_apart,
     read_mapping,
     read_source,
     source_name,
+    source_path,
 )
-from medtuner.runs import write_json, write_text
 from medtuner.tokenising import SpacyTokenizer
 
 T = TypeVar("T", bound=str)
@@ -60,6 +58,7 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     on_conflict = _choose(options.on_conflict, ON_CONFLICT, "--on-conflict")
     on_leak = _choose(options.leaks, ("refuse", "drop"), "--leaks")
     policy = check_policy(options.on_error)
+    _check_output(output, [*specs, *options.against])
     tokenizer = SpacyTokenizer(options.language)
     mapping = read_mapping(options.labels) if options.labels else LabelMapping()
     sources = [read_source(spec, mapping, policy=policy) for spec in specs]
@@ -69,6 +68,7 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         yield f"{source.name}: {'; '.join(source.intake.summary())}"
         yield f"  annotated types: {', '.join(source.annotated)}"
         yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
+        yield from (f"  [labels.{source.name}] {label!r} is no label of this source" for label in source.unused)
     evaluation = [document for spec in options.against for document in _read_evaluation(spec, mapping, policy)]
     if options.holdout:
         parted = [hold_out(source, options.holdout) for source in sources]
@@ -82,11 +82,10 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         raise DataError(_explain_leaks(serious, [*options.against, *held_out]))
     leaking = {leak.train for leak in serious}
     documents = [document for document in merged.documents if document.id not in leaking]
-    counts: Counter[str] = Counter()
-    documents = [tokenizer.tokenise(document, counts) for document in documents]
-    yield from _write(output, documents, merged, sources, leaks, counts)
+    yield from _write(output, documents, merged, sources, leaks, tokenizer)
+    heldout = output.with_name(f"{output.stem}.heldout.jsonl")
+    heldout.unlink(missing_ok=True)  # an earlier merge's; its documents may be in training now
     if evaluation:
-        heldout = output.with_name(f"{output.stem}.heldout.jsonl")
         write_format(heldout, name_apart(evaluation), name="jsonl")
         by_source = Counter(str(document.extra["source"]) for document in evaluation)
         counts_by_source = ", ".join(f"{count:,} of {name}" for name, count in by_source.items())
@@ -95,8 +94,8 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
 
 def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Sequence[Document]:
     """Read evaluation data, its labels mapped as those of a source of its name; a dataset's own labels stay."""
-    if is_dataset(spec.partition("=")[2] or spec):
-        documents = load_corpus(spec.partition("=")[2] or spec, split="test").documents
+    if is_dataset(path := source_path(spec)):
+        documents = load_corpus(path, split="test").documents
         types = sorted({label for document in documents for span in document.spans for label in span.labels})
         return [mark(document, source_name(spec), types) for document in documents]
     return read_source(spec, mapping, policy=policy).documents
@@ -107,6 +106,13 @@ def _choose(value: str, valid: Sequence[T], option: str) -> T:
         if one == value:
             return one
     raise ConfigError(f"{option} {value}: valid are {', '.join(valid)}.{nearest(value, valid)}")
+
+
+def _check_output(output: Path, specs: Sequence[str]) -> None:
+    """Refuse to write over what is to be read."""
+    for spec in specs:
+        if output.exists() and Path(source_path(spec)).exists() and output.samefile(source_path(spec)):
+            raise DataError(f"{output}: is a source as well. Name another --output.")
 
 
 def _explain_leaks(leaks: Sequence[Leak], against: Sequence[str]) -> str:
@@ -125,12 +131,14 @@ def _write(
     merged: Merged,
     sources: Sequence[Source],
     leaks: Sequence[Leak],
-    counts: Counter[str],
+    tokenizer: SpacyTokenizer,
 ) -> Iterator[str]:
+    """Write texts as they are, since training tokenises them itself, and beside them words and tags for other tools."""
     output.parent.mkdir(parents=True, exist_ok=True)
     write_format(output, documents, name="jsonl")
     tokens = output.with_name(f"{output.stem}.tokens.jsonl")
-    lost = write_format(tokens, documents, name="hf")
+    counts: Counter[str] = Counter()
+    lost = write_format(tokens, (tokenizer.tokenise(document, counts) for document in documents), name="hf")
     conflicts = output.with_name(f"{output.stem}.conflicts.jsonl")
     write_text(conflicts, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in merged.conflicts))
     dropped = sorted({leak.train for leak in leaks if not leak.tolerated})
@@ -143,6 +151,7 @@ def _write(
         "documents": len(documents),
         "mentions": sum(len(document.spans) for document in documents),
         "joined_duplicates": merged.joined,
+        "joined": [list(names) for names in merged.joined_ids],
         "dropped_in_joining": dict(merged.dropped),
         "near_duplicates": [list(pair) for pair in merged.near],
         "leaks": [asdict(leak) for leak in leaks],

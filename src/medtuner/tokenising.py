@@ -93,6 +93,7 @@ def _load(name: str) -> Any:
             f"data.language = {name!r}: spaCy has no such language or pipeline here ({str(error).splitlines()[0]}). A "
             "language is named as en or fr; a pipeline must be installed, as en_core_web_sm."
         ) from None
+    nlp.max_length = 10**9  # the limit is for parsers and recognisers, and texts come line by line
     for pipe in nlp.pipe_names:
         if pipe not in (*_SENTENCES_BY, "tok2vec", "transformer"):
             nlp.disable_pipe(pipe)

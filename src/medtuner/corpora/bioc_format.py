@@ -6,6 +6,7 @@ and blanks. Offsets that begin above 0 are counted from the document's first pas
 """
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def read_bioc_xml(path: Path, intake: Intake) -> Iterator[Document]:
             with biocxml.iterparse(stream) as reader:
                 for index, document in enumerate(reader):
                     yield _read_document(document, f"{path}: document {index}", intake)
-        except (XMLSyntaxError, EOFError, OSError, ValueError, TypeError, AttributeError) as error:
+        except (XMLSyntaxError, EOFError, OSError, zlib.error, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not readable as BioC XML ({first_line(error)}).") from None
 
 
@@ -44,7 +45,12 @@ def read_bioc_json(path: Path, intake: Intake) -> Iterator[Document]:
         except (ValueError, KeyError, TypeError, EOFError, OSError, AttributeError) as error:
             raise DataError(f"{path}: not readable as BioC JSON ({first_line(error)}).") from None
     for index, document in enumerate(collection.documents):
-        yield _read_document(document, f"{path}: document {index}", intake)
+        where = f"{path}: document {index}"
+        try:
+            found = _read_document(document, where, intake)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{where}: not the shape of a BioC document ({first_line(error)}).") from None
+        yield found
 
 
 def open_binary(path: Path) -> Any:
@@ -136,9 +142,11 @@ def _collection() -> Any:
 
 
 def check_xml(document: Document) -> None:
-    """Refuse a text with characters that XML 1.0 cannot keep (section 2.2), a carriage return among them."""
-    if _NOT_XML.search(document.text):
-        raise DataError(f"document {document.id}: its text holds control characters, which XML cannot keep.")
+    """Refuse a document with characters that XML 1.0 cannot keep (section 2.2), a carriage return among them."""
+    words = [label for span in document.spans for label in (*span.labels, str(span.extra.get("concept", "")))]
+    for what, strings in (("text", [document.text]), ("id", [document.id]), ("labels or identifiers", words)):
+        if any(map(_NOT_XML.search, strings)):
+            raise DataError(f"document {document.id!r}: control characters in its {what}, which XML cannot keep.")
 
 
 def _to_bioc(document: Document, left_out: Counter[str]) -> Any:
@@ -166,7 +174,10 @@ def _to_annotation(document: Document, span: Span, name: str) -> Any:
         annotation.add_location(BioCLocation(start, end - start))
     if wrong := next((label for label in span.labels if "," in label or label != label.strip()), None):
         raise DataError(f"document {document.id}: label {wrong!r} cannot be written as BioC.")
-    annotation.infons = {**span.extra.get("infons", {}), _LABEL: ",".join(span.labels)}
+    infons = span.extra.get("infons", {})
+    if not isinstance(infons, dict):
+        raise DataError(f"document {document.id}: 'infons' of a span must be an object; found {infons!r}.")
+    annotation.infons = {**infons, _LABEL: ",".join(span.labels)}
     if "concept" in span.extra:
         annotation.infons[_CONCEPT] = str(span.extra["concept"])
     return annotation

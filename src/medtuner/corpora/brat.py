@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medtuner.corpora.intake import Intake, Mention
-from medtuner.corpora.unwritten import count_unwritten
+from medtuner.corpora.unwritten import count_unwritten, one_line
 from medtuner.documents import Document, Offsets, open_text
 from medtuner.errors import DataError
 
@@ -56,11 +56,15 @@ def _read_document(file: Path, identifier: str, intake: Intake) -> Document:
             line, where = raw.rstrip("\r\n"), f"{annotations}:{number}"
             if line.startswith("T"):
                 name, mention = _read_mention(line, where, identifier, intake)
-                if mention is not None:
+                if mention is not None and name in mentions:
+                    intake.skip_mention(where, identifier, f"a second annotation of the name: {name}")
+                elif mention is not None:
                     extras[name] = {}
                     mentions[name] = mention
             elif line.startswith("*\tEquiv "):
                 equal.append(line.partition(" ")[2].split())
+            elif line.strip() and not re.match(r"[A-Z#*]", line):
+                intake.skip_mention(where, identifier, "no line of BRAT")
             elif line.strip():
                 _read_addition(line, extras, intake)
     complete = {name: _with_extra(mention, extras[name]) for name, mention in mentions.items()}
@@ -109,13 +113,14 @@ def _with_extra(mention: Mention, extra: dict[str, Any]) -> Mention:
 
 def _join_equal(mentions: dict[str, Mention], equal: list[list[str]], intake: Intake) -> list[Mention]:
     """Make one mention of several that are declared equal and share their place."""
-    for names in equal:
+    for names in map(list, map(dict.fromkeys, equal)):
         group = [mentions[name] for name in names if name in mentions]
         if len(group) < len(names) or len({mention.fragments for mention in group}) > 1:
             intake.left_out["equivalence of different places"] += 1
             continue
         labels = tuple(dict.fromkeys(label for mention in group for label in mention.labels))
         first = group[0]
+        intake.left_out["keys of a mention that is declared equal"] += sum(one.extra != first.extra for one in group)
         mentions[names[0]] = Mention(
             fragments=first.fragments, labels=labels, text=first.text, where=first.where, extra=first.extra
         )
@@ -136,7 +141,7 @@ def write_brat(path: Path, documents: Iterable[Document]) -> Counter[str]:
         written.add(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(document.text.encode("utf-8"))
-        lines = _annotation_lines(document)
+        lines = _annotation_lines(document, left_out)
         file.with_suffix(".ann").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     return left_out
 
@@ -147,7 +152,7 @@ def _file_name(identifier: str) -> str:
     return identifier
 
 
-def _annotation_lines(document: Document) -> Iterator[str]:
+def _annotation_lines(document: Document, left_out: Counter[str]) -> Iterator[str]:
     number = notes = 0
     for span in document.spans:
         places = ";".join(f"{start} {end}" for start, end in span.fragments or ((span.start, span.end),))
@@ -163,10 +168,16 @@ def _annotation_lines(document: Document) -> Iterator[str]:
         for key, value in span.extra.items():
             notes += 1
             if key == "concept" and str(value).split():
-                yield f"N{notes}\tReference T{first} {'_'.join(str(value).split())}\t{' '.join(text.split())}"
+                concept = one_line(value, left_out, blank="_")
+                yield f"N{notes}\tReference T{first} {concept}\t{' '.join(text.split())}"
             elif key == "note":
-                yield f"#{notes}\tAnnotatorNotes T{first}\t{' '.join(str(value).split())}"
+                yield f"#{notes}\tAnnotatorNotes T{first}\t{one_line(value, left_out)}"
+            elif key == "attributes" and not isinstance(value, dict):
+                left_out["span key attributes"] += 1
             elif key == "attributes":
                 for kind, state in value.items():
                     notes += 1
-                    yield f"A{notes}\t{kind} T{first}" + ("" if state is True else f" {state}")
+                    name = one_line(kind, left_out, blank="_")
+                    yield f"A{notes}\t{name} T{first}" + (
+                        "" if state is True else f" {one_line(state, left_out, blank='_')}"
+                    )

@@ -115,12 +115,18 @@ def _read_annotation(annotation: Any, path: Path) -> Mention:
     features = {feature.name: annotation.get(feature.name) for feature in annotation.type.all_features}
     label = next((features[key] for key in _LABEL_FEATURES if features.get(key)), None)
     name = annotation.type.name.rpartition(".")[2]
-    concept = features.get("identifier")
+    concept = features.pop("identifier", None)
+    further = {
+        key: value
+        for key, value in features.items()
+        if key not in ("begin", "end") and value != label and isinstance(value, str | int | float)
+    }
+    extra: dict[str, Any] = {"attributes": further} if further else {}
     return Mention(
         fragments=((annotation.begin, annotation.end),),
         labels=tuple(part.strip() for part in str(label or name).split(",")),
         where=f"{path}: {name} {annotation.begin}-{annotation.end}",
-        extra={"concept": str(concept)} if concept else {},
+        extra=extra | ({"concept": str(concept)} if concept else {}),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medtuner.corpora.intake import Intake, Mention
 from medtuner.corpora.tagged import TagReport, detect_scheme, rows_from_document, spans_from_tags
+from medtuner.corpora.unwritten import one_line
 from medtuner.documents import Document, Offsets, open_text
 from medtuner.errors import DataError
 
@@ -106,7 +107,7 @@ def write_conll(path: Path, documents: Iterable[Document]) -> Counter[str]:
                     raise DataError(
                         f"document {document.id}: label {wrong[2:]!r} cannot be written as CoNLL: no white space."
                     )
-                stream.write(f"# id = {'_'.join(name.split())}\n")
+                stream.write(f"# id = {one_line(name, left_out, blank='_')}\n")
                 stream.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
                 stream.write("\n")
     return left_out

@@ -11,6 +11,7 @@ that nothing began (`I-X` after `O` or after another type), begins a mention (`b
 stops the reading (`refuse`). Everything mended is counted.
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from medtuner.errors import DataError
 Scheme = Literal["BIO", "BIOES", "BILOU", "bare"]
 Orphans = Literal["begin", "drop", "refuse"]
 
+_SOLID = re.compile(r"\S+")
 _PREFIXES = frozenset("BIESLU")
 
 
@@ -137,7 +139,7 @@ def rows_from_document(document: Document, left_out: Counter[str]) -> Iterator[t
         kept.append(span)
         left_out["further label of a mention"] += len(span.labels) - 1
     borders = {border for span in kept for border in (span.start, span.end)}
-    places = [piece for word in find_words(document) for piece in _cut_at(word, borders)]
+    places = [piece for word in _solid_words(document) for piece in _cut_at(word, borders)]
     tags = ["O"] * len(places)
     for span in kept:
         inside = [index for index, (start, end) in enumerate(places) if span.start <= start and end <= span.end]
@@ -149,12 +151,27 @@ def rows_from_document(document: Document, left_out: Counter[str]) -> Iterator[t
     words = [document.text[start:end] for start, end in places]
     left_out["text whose words do not stand one blank apart"] += document.text != " ".join(words)
     count_unwritten(document, left_out, document_keys=(SENTENCES,), holds=("tokens",))
-    left_out += Counter()  # drops what was counted zero times
+    if not words:
+        left_out["document without a word"] += 1
+        return
     starts = [start for start, _ in places]
     cuts = [bisect_left(starts, begin) for begin, _ in document.extra.get(SENTENCES, ())][1:]
+    left_out["mention divided by a sentence border"] += sum(
+        tags[cut].startswith("I-") for cut in cuts if cut < len(tags)
+    )
+    left_out["white space at the border of a mention"] += sum(
+        document.text[span.start].isspace() or document.text[span.end - 1].isspace() for span in kept
+    )
+    left_out += Counter()  # drops what was counted zero times
     for number, (first, last) in enumerate(pairwise([0, *cuts, len(words)])):
         name = f"{document.id}/{number}" if cuts else document.id
         yield name, words[first:last], tags[first:last]
+
+
+def _solid_words(document: Document) -> Iterator[Offsets]:
+    """Yield words; one with white space inside it is several."""
+    for start, end in find_words(document):
+        yield from ((start + found.start(), start + found.end()) for found in _SOLID.finditer(document.text[start:end]))
 
 
 def _cut_at(word: Offsets, borders: set[int]) -> list[Offsets]:

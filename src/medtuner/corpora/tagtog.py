@@ -3,8 +3,8 @@
 The folder is an export as tagtog zips it (`ann.json/master/...`, `plain.html/...`, `annotations-legend.json`) or any other
 that holds these files. Mentions stand in parts, the elements of the HTML that have an id; a document's text is its parts, a
 line break after each. The legend names types (`e_1`) and labels of mentions (`f_1`). Offsets count UTF-16 units. The master
-version is read; where there is none, or in a folder `members`, each member's version is a document with its own
-`annotator`. Format: https://docs.tagtog.com/anndoc.html (version 2.0 and later).
+version of a document is read; where there is none, or in the folder `ann.json/members` alone, each member's version is a
+document with its own `annotator`. Format: https://docs.tagtog.com/anndoc.html (version 2.0 and later).
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,10 +31,10 @@ def read_tagtog(path: Path, intake: Intake) -> Iterator[Document]:
     files = find_annotations(path)
     if not files:
         raise DataError(f"{path}: no {ANNOTATIONS} file in it.")
-    members = [file for file in files if _member(file)]
-    if len(members) < len(files):
-        intake.left_out["a member's version beside the master"] += len(members)
-        files = [file for file in files if not _member(file)]
+    masters = {_base(file) for file in files if not _member(file)}
+    beside = [file for file in files if _member(file) and _base(file) in masters]
+    intake.left_out["a member's version beside the master"] += len(beside)
+    files = [file for file in files if file not in beside]
     annotated = {_base(file) for file in files}
     for text in _find_texts(path):
         if _base(text) not in annotated:
@@ -55,7 +55,8 @@ def _find_texts(folder: Path) -> list[Path]:
 def _member(file: Path) -> str:
     """Return the member whose version a file is, "" for the master's: ``ann.json/members/NAME/...``."""
     parts = file.parts
-    return parts[parts.index("members") + 1] if "members" in parts[:-2] else ""
+    places = [place for place in range(len(parts) - 3) if parts[place : place + 2] == ("ann.json", "members")]
+    return parts[places[-1] + 2] if places else ""
 
 
 def _base(file: Path) -> str:

@@ -4,6 +4,7 @@ A plain text file is one document, a folder of them many. PubMed XML (`.xml`, `.
 abstract, divided by a line break as in PubTator, with its PMID as id; labelled sections stand on lines of their own.
 """
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from medtuner.errors import DataError
 
 def read_text(path: Path, intake: Intake) -> Iterator[Document]:
     """Yield the document of a text file, or those of the `.txt` files of a folder."""
-    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
+    for file in sorted([*path.rglob("*.txt"), *path.rglob("*.txt.gz")]) if path.is_dir() else [path]:
         with open_text(file) as stream:
             text = "".join(stream)
         identifier = file.relative_to(path).as_posix() if path.is_dir() else file.name
@@ -38,7 +39,7 @@ def read_medline(path: Path, intake: Intake) -> Iterator[Document]:
                     intake.left_out["article without title and abstract"] += 1
                 else:
                     yield document
-        except (etree.XMLSyntaxError, EOFError, OSError) as error:
+        except (etree.XMLSyntaxError, EOFError, OSError, zlib.error) as error:
             raise DataError(f"{path}: not readable as PubMed XML ({first_line(error)}).") from None
 
 
