@@ -18,6 +18,7 @@ from medtuner.duplicates import Leak, find_leaks
 from medtuner.errors import ConfigError, DataError, nearest
 from medtuner.merging import ON_CONFLICT, Merged, merge, name_apart
 from medtuner.runs import write_json, write_text
+from medtuner.semantic_network import semantic_types
 from medtuner.sources import (
     LabelMapping,
     Source,
@@ -67,6 +68,8 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     for source in sources:
         yield f"{source.name}: {'; '.join(source.intake.summary())}"
         yield f"  annotated types: {', '.join(source.annotated)}"
+        if own := [label for label in source.annotated if label not in semantic_types()]:
+            yield f"  {', '.join(own)}: no TUIs, so types of their own beside MedMentions'; --labels maps them"
         yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
         yield from (f"  [labels.{source.name}] {label!r} is no label of this source" for label in source.unused)
     evaluation = [document for spec in options.against for document in _read_evaluation(spec, mapping, policy)]
