@@ -570,6 +570,18 @@ def test_offsets_beyond_a_text_with_emoji_are_faults_and_one_wrong_string_moves_
     assert len(intake.faults) == 1
 
 
+def test_versions_of_annotators_are_one_task_of_label_studio(tmp_path: Path) -> None:
+    versions = [
+        Document(id="1", text="Aspirin", spans=(Span(start=0, end=7, labels=(label,)),), extra={"annotator": who})
+        for who, label in (("ann", "T121"), ("bob", "T103"))
+    ]
+    left_out = write_format(tmp_path / "ls.json", [*versions, Document(id="2", text="a")], name="label-studio")
+    assert not left_out
+    assert len(json.loads((tmp_path / "ls.json").read_text())) == 2
+    documents, _ = read(tmp_path / "ls.json")
+    assert documents[:2] == versions
+
+
 def test_json_min_names_annotators_and_counts_what_is_no_place(tmp_path: Path) -> None:
     place = {"start": 0, "end": 7, "text": "Aspirin", "labels": ["T121"]}
     rows = [{"id": 1, "text": "Aspirin", "annotator": who, "label": [place], "mood": ["calm"]} for who in (1, 2)]

@@ -5,6 +5,7 @@ was annotated by several people, each annotator's version is a document with the
 """
 
 import contextlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,13 +166,13 @@ def _read_task(task: Mapping[str, Any], keys: Sequence[str], where: str, intake:
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
     if not given:
         intake.left_out["task without an annotation"] += 1
-    for answer in given:
+    for number, answer in enumerate(given):
         placed = points_from_utf16(
             [_result(row, where) for row in answer.get("result", []) if _is_span(row, intake)], text
         )
         author = answer.get("completed_by", answer.get("id"))
         author = author.get("email", author.get("id")) if isinstance(author, dict) else author
-        extra = {"annotator": str(author)} if len(given) > 1 else {}
+        extra = {"annotator": str(number if author is None else author)} if len(given) > 1 else {}
         yield intake.document(identifier, text, placed, where=where, extra=extra)
 
 
@@ -253,32 +254,47 @@ def load_json(path: Path) -> Any:
 
 
 def write_label_studio(path: Path, documents: Iterable[Document], *, predictions: bool = False) -> Counter[str]:
-    """Write tasks for import into Label Studio: as annotations, or with `predictions` as suggestions to correct."""
+    """Write tasks for import into Label Studio: as annotations, or with `predictions` as suggestions to correct.
+
+    Versions of one text by several annotators that follow each other are one task with several annotations.
+    """
     left_out: Counter[str] = Counter()
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("[")
-        for index, document in enumerate(documents):
-            count_unwritten(document, left_out, span_keys=None, holds=("scores",))
-            result = [
-                {
-                    "id": f"s{number}",
-                    "from_name": "label",
-                    "to_name": "text",
-                    "type": "labels",
-                    "meta": dict(span.extra),
-                    **({} if span.score is None else {"score": span.score}),
-                    "value": {
-                        "start": to_utf16(document.text, span.start),
-                        "end": to_utf16(document.text, span.end),
-                        "text": document.text[span.start : span.end],
-                        "labels": list(span.labels),
-                    },
-                }
-                for number, span in enumerate(document.spans)
-            ]
-            answer = {"result": result} | ({"model_version": "medtuner"} if predictions else {})
-            answers = {"predictions" if predictions else "annotations": [answer]}
-            task = {"data": {"id": document.id, "text": document.text}} | answers
+        tasks = itertools.groupby(documents, key=lambda document: (document.id, document.text))
+        for index, ((identifier, text), group) in enumerate(tasks):
+            versions = list(group)
+            answers: list[dict[str, Any]] = []
+            for document in versions:
+                names_annotator = len(versions) > 1 and "annotator" in document.extra and not predictions
+                kept = ("annotator",) if names_annotator else ()
+                count_unwritten(document, left_out, document_keys=kept, span_keys=None, holds=("scores",))
+                answer: dict[str, Any] = {"result": _results(document)}
+                if names_annotator:
+                    answer["completed_by"] = document.extra["annotator"]
+                answers.append(answer | ({"model_version": "medtuner"} if predictions else {}))
+            task = {"data": {"id": identifier, "text": text}, "predictions" if predictions else "annotations": answers}
             stream.write(("\n" if index == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
         stream.write("\n]\n")
     return +left_out
+
+
+def _results(document: Document) -> list[dict[str, Any]]:
+    """Return a document's mentions as Label Studio's results."""
+    return [
+        {
+            "id": f"s{number}",
+            "from_name": "label",
+            "to_name": "text",
+            "type": "labels",
+            "meta": dict(span.extra),
+            **({} if span.score is None else {"score": span.score}),
+            "value": {
+                "start": to_utf16(document.text, span.start),
+                "end": to_utf16(document.text, span.end),
+                "text": document.text[span.start : span.end],
+                "labels": list(span.labels),
+            },
+        }
+        for number, span in enumerate(document.spans)
+    ]
