@@ -86,8 +86,8 @@ def download_wheels() -> Path:
 def _download(folder: Path) -> None:
     """Fill an empty folder: what lay there before, perhaps damaged, is not trusted."""
     write_text(folder / "requirements.txt", "".join(f"{pin}\n" for pin in pinned_requirements()))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--dest", str(folder), "--requirement", str(folder / "requirements.txt"), "pip"]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]  # builds what an index has as source only
+    command += ["--wheel-dir", str(folder), "--requirement", str(folder / "requirements.txt"), "pip"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(
