@@ -616,6 +616,32 @@ def test_a_folder_accounts_for_files_of_another_kind(tmp_path: Path) -> None:
     assert +intake.left_out == {"file of another kind (.jsonl)": 1}
 
 
+def test_files_that_no_reader_takes_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "team"
+    write_format(folder, [Document(id="a", text="a")], name="brat")
+    for name in ("B.TXT", "B.ANN", "c.txt.gz"):
+        (folder / name).write_text("")
+    _, intake = read(folder)
+    assert +intake.left_out == {f"file of another kind ({end})": 1 for end in (".TXT", ".ANN", ".gz")}
+
+
+def test_ids_like_tags_stay_comments(tmp_path: Path) -> None:
+    document = Document(id="B-12", text="Aspirin helps", spans=(Span(start=0, end=7, labels=("T121",)),))
+    write_format(tmp_path / "a.conll", [document], name="conll")
+    (found,), _ = read(tmp_path / "a.conll")
+    assert (found.id, found.text) == ("B-12", "Aspirin helps")
+
+
+def test_prodigy_strings_are_compared_and_spans_of_another_shape_are_refused(tmp_path: Path) -> None:
+    span = {"start": 8, "end": 13, "label": "Drug", "text": "Aspirin"}
+    (tmp_path / "p.jsonl").write_text(json.dumps({"text": "Aspirin helps.", "spans": [span], "answer": "accept"}))
+    with pytest.raises(DataError, match="the text differs"):
+        read(tmp_path / "p.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "a", "spans": {"0": {}}}')
+    with pytest.raises(DataError, match="'spans' must be a list"):
+        read(tmp_path / "a.jsonl", "skip")
+
+
 def test_a_tools_own_keys_do_not_pass_for_ours(tmp_path: Path) -> None:
     task = json.loads(label_studio({"start": 0, "end": 1}, text="a"))
     task[0]["annotations"][0]["result"][0]["meta"] = {"start": 5, "score": "high"}

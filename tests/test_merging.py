@@ -271,8 +271,37 @@ def test_one_id_of_two_texts_is_two_ids_and_a_leak_drops_its_own_document(tmp_pa
     list(merge_files(specs, output, MergeOptions()))
     assert [document.id for document in read_documents(output)] == ["1", "b/1"]
     assert not (tmp_path / "merged.heldout.jsonl").exists(), "an earlier merge's, now in training"
-    with pytest.raises(DataError, match="is a source as well"):
+    with pytest.raises(DataError, match="would be written over the source"):
         list(merge_files([str(output)], output, MergeOptions()))
+
+
+def test_faults_of_evaluation_data_are_told_and_its_versions_joined(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("7|t|Gout is painful.\n7\t0\t4\tGout\tT047\n7\t0\t4\tpain\tT184\n")
+    rows = [replace(note((0, 7, label)), extra={"annotator": who}) for who, label in (("u", "T103"), ("v", "T121"))]
+    specs = ["a=" + write(tmp_path / "a.jsonl", note((0, 8, "T121"), text="Warfarin is another matter."))]
+    against = [f"t={tmp_path / 't.txt'}", "w=" + write(tmp_path / "w.jsonl", *rows)]
+    output = tmp_path / "merged.jsonl"
+    lines = list(merge_files(specs, output, MergeOptions(against=against, on_error="skip")))
+    assert any(line.startswith("t (evaluation): ") and "skipped 1" in line for line in lines)
+    ledger = json.loads((tmp_path / "merged.ledger.json").read_text())
+    assert len(ledger["sources"]["t (evaluation)"]["faults"]) == 1
+    assert len(list(read_documents(tmp_path / "merged.heldout.jsonl"))) == 2
+    with pytest.raises(DataError, match="would be written over the source"):
+        list(merge_files([str(tmp_path / "merged.heldout.jsonl")], output, MergeOptions()))
+
+
+def test_conflicts_name_the_merged_document_and_merged_files_keep_their_teams(tmp_path: Path) -> None:
+    gout = "Gout is a painful disease of the joints that comes and goes for many years."
+    specs = ["x=" + write(tmp_path / "x.jsonl", note((0, 7, "T121")))]
+    specs.append("y=" + write(tmp_path / "y.jsonl", note((0, 4, "T047"), text=gout)))
+    specs.append("z=" + write(tmp_path / "z.jsonl", note((10, 17, "T047"), text=gout, name="9")))
+    output = tmp_path / "merged.jsonl"
+    list(merge_files(specs, output, MergeOptions()))
+    documents = {document.id: document for document in read_documents(output)}
+    conflicts = [json.loads(line) for line in (tmp_path / "merged.conflicts.jsonl").read_text().splitlines()]
+    assert [documents[row["document"]].text for row in conflicts] == [gout, gout]
+    again = read_source(str(output), LabelMapping())
+    assert [document.extra for document in again.documents] == [document.extra for document in documents.values()]
 
 
 def test_what_joining_drops_is_counted_and_joined_ids_are_listed(tmp_path: Path) -> None:

@@ -273,12 +273,20 @@ def main() -> None:
     sys.exit(run_guarded(app))
 
 
+def _explain(error: MedtunerError | UnicodeEncodeError) -> str:
+    """Return a message for the user; what no file can keep came in with some key of a document."""
+    if isinstance(error, MedtunerError):
+        return str(error)
+    part = error.object[max(0, error.start - 20) : error.start]
+    return f"half a surrogate pair (a cut emoji, say) after {part!r}. Mend or remove it."
+
+
 def run_guarded(command: Callable[[], object]) -> int:
     """Call a command and turn what it raises into an exit code and one message on standard error."""
     try:
         command()
-    except MedtunerError as error:
-        print(f"medtuner: {error}", file=sys.stderr)
+    except (MedtunerError, UnicodeEncodeError) as error:
+        print(f"medtuner: {_explain(error)}", file=sys.stderr)
         return 2
     except RunInterrupted as interruption:
         print(f"medtuner: {interruption}", file=sys.stderr)

@@ -35,6 +35,7 @@ def convert_annotations(
             f"{target}: its suffix does not tell the format. Name it with --to, such as --to brat or --to cas."
         )
     find_format(to_format)
+    target = target.absolute()
     from_format = from_format or guess_annotation_format(source)
     _check_target(source, target)
     intake = Intake(policy)

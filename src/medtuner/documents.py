@@ -204,8 +204,8 @@ def _span_from_json(record: Any, text_length: int, *, where: str) -> Span:
     ):
         raise DataError(f"{where}: span {start}-{end}: 'labels' must be a list of at least one non-empty string.")
     score = rest.pop("score", None)
-    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
-        raise DataError(f"{where}: span {start}-{end}: 'score' must be a number; found {type(score).__name__}.")
+    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool) or abs(score) > 1e9):
+        raise DataError(f"{where}: span {start}-{end}: 'score' must be a number; found {str(score)[:20]!r}.")
     fragments = rest.pop("fragments", [])
     if not isinstance(fragments, list):
         raise DataError(f"{where}: span {start}-{end}: 'fragments' must be a list of [start, end] pairs.")

@@ -5,18 +5,18 @@ for line in merge_files(["team_a=notes.pubtator", "medmentions"], Path("merged.j
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medtuner.corpora import is_dataset, load_corpus
 from medtuner.corpora.formats import write_format
-from medtuner.corpora.intake import Policy, check_policy
+from medtuner.corpora.intake import Intake, Policy, check_policy
 from medtuner.documents import Document
 from medtuner.duplicates import Leak, find_leaks
 from medtuner.errors import ConfigError, DataError, nearest
-from medtuner.merging import ON_CONFLICT, Merged, merge, name_apart
+from medtuner.merging import ON_CONFLICT, Merged, OnConflict, merge, name_apart
 from medtuner.runs import write_json, write_text
 from medtuner.semantic_network import semantic_types
 from medtuner.sources import (
@@ -34,6 +34,7 @@ from medtuner.tokenising import SpacyTokenizer
 
 T = TypeVar("T", bound=str)
 _SHOWN = 5
+_WRITTEN = ("tokens.jsonl", "heldout.jsonl", "conflicts.jsonl", "ledger.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,20 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
             yield f"  {', '.join(own)}: no TUIs, so types of their own beside MedMentions'; --labels maps them"
         yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
         yield from (f"  [labels.{source.name}] {label!r} is no label of this source" for label in source.unused)
-    evaluation = [document for spec in options.against for document in _read_evaluation(spec, mapping, policy)]
+    evaluation: list[Document] = []
+    accounts = {source.name: source for source in sources}
+    for spec in options.against:
+        tested = _read_evaluation(spec, mapping, policy)
+        accounts[f"{tested.name} (evaluation)"] = tested
+        yield f"{tested.name} (evaluation): {'; '.join(tested.intake.summary())}"
+        yield from (f"  left out {count}: {what}" for what, count in tested.left_out.most_common())
+        evaluation += _join_versions(tested, on_conflict)
     if options.holdout:
         parted = [hold_out(source, options.holdout) for source in sources]
         sources = [source for source, _ in parted]
-        evaluation += [document for _, documents in parted for document in documents]
+        for source, last in parted:
+            evaluation += _join_versions(replace(source, documents=last), on_conflict)
+    evaluation = name_apart(evaluation)
     merged = merge(sources, on_conflict=on_conflict)
     leaks = find_leaks(merged.documents, evaluation, sentences=tokenizer.sentences) if evaluation else []
     serious = [leak for leak in leaks if not leak.tolerated]
@@ -85,23 +95,33 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         raise DataError(_explain_leaks(serious, [*options.against, *held_out]))
     leaking = {leak.train for leak in serious}
     documents = [document for document in merged.documents if document.id not in leaking]
-    yield from _write(output, documents, merged, sources, leaks, tokenizer)
+    if not documents:
+        raise DataError("every training document shows evaluation data, so none would be left.")
+    yield from _write(output, documents, merged, accounts, leaks, tokenizer)
     heldout = output.with_name(f"{output.stem}.heldout.jsonl")
     heldout.unlink(missing_ok=True)  # an earlier merge's; its documents may be in training now
     if evaluation:
-        write_format(heldout, name_apart(evaluation), name="jsonl")
+        write_format(heldout, evaluation, name="jsonl")
         by_source = Counter(str(document.extra["source"]) for document in evaluation)
         counts_by_source = ", ".join(f"{count:,} of {name}" for name, count in by_source.items())
         yield f"evaluation data with the same labels: {heldout} (data.test), {counts_by_source} documents"
 
 
-def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Sequence[Document]:
+def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Source:
     """Read evaluation data, its labels mapped as those of a source of its name; a dataset's own labels stay."""
     if is_dataset(path := source_path(spec)):
         documents = load_corpus(path, split="test").documents
         types = sorted({label for document in documents for span in document.spans for label in span.labels})
-        return [mark(document, source_name(spec), types) for document in documents]
-    return read_source(spec, mapping, policy=policy).documents
+        name, intake = source_name(spec), Intake(policy)
+        marked = [intake.take(mark(document, name, types), path) for document in documents]
+        return Source(name=name, documents=marked, annotated=tuple(types), intake=intake, left_out=Counter())
+    return read_source(spec, mapping, policy=policy)
+
+
+def _join_versions(source: Source, on_conflict: OnConflict) -> Sequence[Document]:
+    """Return a source's documents, of each text that several annotators have one, as training has them."""
+    several = any("annotator" in document.extra for document in source.documents)
+    return merge([source], on_conflict=on_conflict).documents if several else source.documents
 
 
 def _choose(value: str, valid: Sequence[T], option: str) -> T:
@@ -113,9 +133,12 @@ def _choose(value: str, valid: Sequence[T], option: str) -> T:
 
 def _check_output(output: Path, specs: Sequence[str]) -> None:
     """Refuse to write over what is to be read."""
-    for spec in specs:
-        if output.exists() and Path(source_path(spec)).exists() and output.samefile(source_path(spec)):
-            raise DataError(f"{output}: is a source as well. Name another --output.")
+    if output.suffix == ".gz":
+        raise DataError(f"{output}: files are written without compression. Name {output.with_suffix('')}.")
+    names = [output, *(output.with_name(f"{output.stem}.{part}") for part in _WRITTEN)]
+    for source in (Path(source_path(spec)).resolve() for spec in specs):
+        if source.exists() and any(source in (name.resolve(), *name.resolve().parents) for name in names):
+            raise DataError(f"{output}: would be written over the source {source}, or into it. Name another --output.")
 
 
 def _explain_leaks(leaks: Sequence[Leak], against: Sequence[str]) -> str:
@@ -132,7 +155,7 @@ def _write(
     output: Path,
     documents: Sequence[Document],
     merged: Merged,
-    sources: Sequence[Source],
+    sources: Mapping[str, Source],
     leaks: Sequence[Leak],
     tokenizer: SpacyTokenizer,
 ) -> Iterator[str]:
@@ -147,9 +170,9 @@ def _write(
     dropped = sorted({leak.train for leak in leaks if not leak.tolerated})
     account: dict[str, Any] = {
         "sources": {
-            source.name: source.intake.to_json()
+            name: source.intake.to_json()
             | {"annotated": list(source.annotated), "left_out_labels": dict(source.left_out)}
-            for source in sources
+            for name, source in sources.items()
         },
         "documents": len(documents),
         "mentions": sum(len(document.spans) for document in documents),

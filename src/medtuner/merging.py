@@ -55,9 +55,11 @@ def merge(sources: Sequence[Source], *, on_conflict: OnConflict = "majority") ->
     for source in sources:
         for document in source.documents:
             groups[normalise(document.text)].append(document)
-    conflicts: list[Conflict] = []
     dropped: Counter[str] = Counter()
-    documents = name_apart([_join(group, on_conflict, conflicts, dropped) for group in groups.values()])
+    found: list[list[Conflict]] = [[] for _ in groups]
+    pairs = zip(groups.values(), found, strict=True)
+    documents = name_apart([_join(group, on_conflict, own, dropped) for group, own in pairs])
+    conflicts = [replace(row, document=one.id) for one, own in zip(documents, found, strict=True) for row in own]
     joined = sum(len(group) - 1 for group in groups.values())
     return Merged(
         documents=documents,

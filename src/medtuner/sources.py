@@ -40,7 +40,9 @@ _SHAPES = {
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     "labels": lambda value: isinstance(value, dict) and all(isinstance(tui, str) for tui in value.values()),
     "annotated": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-    "weights": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+    "weights": lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    ),
 }
 
 
@@ -118,7 +120,14 @@ def read_source(spec: str, mapping: LabelMapping, *, policy: Policy = "refuse") 
     if missing := sorted(seen - set(annotated)):
         raise DataError(f"source {name}: it has mentions of {', '.join(missing)}, which [annotated] does not list.")
     weight = mapping.weights.get(name, 1.0)
-    documents = [mark(document, name, annotated, weight) for document in documents]
+    settled = name in mapping.annotated or name in mapping.labels
+    documents = [
+        # A merged file's documents know their teams and what these looked for.
+        document
+        if not settled and weight == 1.0 and {"source", ANNOTATED_TYPES} <= document.extra.keys()
+        else mark(document, name, annotated, weight)
+        for document in documents
+    ]
     return Source(name=name, documents=documents, annotated=annotated, intake=intake, left_out=left_out, unused=unused)
 
 

@@ -156,8 +156,8 @@ def write_cas(path: Path, documents: Iterable[Document]) -> Counter[str]:
             if wrong := next((label for label in span.labels if "," in label or label != label.strip()), None):
                 raise DataError(f"document {document.id}: label {wrong!r} cannot be written as CAS: no commas.")
             cas.add(entity(begin=span.start, end=span.end, value=",".join(span.labels), identifier=concept))
-        file = path / f"{document.id}.xmi"
-        if "/" in document.id or file in written:
+        file = path / f"{document.id.replace('/', '_')}.xmi"
+        if file in written:
             raise DataError(
                 f"document {document.id!r}: its id makes no file name of its own, which a CAS folder needs."
             )

@@ -21,6 +21,7 @@ from medtuner.errors import DataError
 
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _ID = re.compile(r"#\s*(?:id|doc_id|newdoc id|sent_id)\s*=\s*(\S+)")
+_COMMENT = re.compile(r"#\s*[\w. ]+=")
 _MAX_COLUMNS = 12
 
 Rows = list[tuple[int, list[str]]]
@@ -42,7 +43,7 @@ def _sentences(path: Path) -> Iterator[tuple[str, Rows]]:
             line = raw.rstrip("\r\n")
             if found := _ID.match(line):
                 identifier = found[1]
-            comment = line.startswith("#") and not _TAG.fullmatch(line.split()[-1])
+            comment = line.startswith("#") and bool(_COMMENT.match(line) or not _TAG.fullmatch(line.split()[-1]))
             if not line.strip() or line.startswith("-DOCSTART-") or comment:
                 if rows and not comment:
                     yield identifier, rows

@@ -31,7 +31,7 @@ from medtuner.corpora.json_tools import (
 from medtuner.corpora.pubtator import read_pubtator, write_pubtator
 from medtuner.corpora.tables import documents_from_rows, read_rows
 from medtuner.corpora.tagged import rows_from_document
-from medtuner.corpora.tagtog import ANNOTATIONS, find_annotations, read_tagtog
+from medtuner.corpora.tagtog import ANNOTATIONS, TAGTOG_FILES, find_annotations, read_tagtog
 from medtuner.corpora.texts import read_medline, read_text
 from medtuner.corpora.webanno import read_webanno
 from medtuner.documents import Document, document_from_json, open_text, read_json_lines, write_documents
@@ -57,15 +57,14 @@ def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
             raise DataError(
                 f"{where}: no key 'spans' among {', '.join(record)}. A document without mentions says \"spans\": []."
             )
-        if intake.policy != "refuse":
+        if intake.policy != "refuse" and isinstance(record["spans"], list):
             record["spans"] = list(_sound_spans(record, intake, where))
         yield intake.take(document_from_json(record, where=where), where)
 
 
 def _sound_spans(record: Mapping[str, Any], intake: Intake, where: str) -> Iterator[Any]:
     """Yield the spans of a record that can be kept; the others are skipped and listed."""
-    spans = record["spans"]
-    for span in spans if isinstance(spans, list) else []:
+    for span in record["spans"]:
         try:
             document_from_json({"id": record.get("id"), "text": record.get("text"), "spans": [span]}, where="")
         except DataError as error:
@@ -136,10 +135,14 @@ FORMATS: Mapping[str, Format] = {
     "label-studio-predictions": Format(read=read_predictions, write=_write_predictions),
     "doccano": Format(read=read_doccano),
     "prodigy": Format(read=read_prodigy),
-    "tagtog": Format(read=read_tagtog, whole_folder=True, files=(".json", ".html", ".txt")),
+    "tagtog": Format(
+        read=read_tagtog,
+        whole_folder=True,
+        files=TAGTOG_FILES,
+    ),
     "hf": Format(read=_read_hf, write=_write_hf),
     "docbin": Format(read=read_docbin, write=write_docbin),
-    "text": Format(read=read_text, whole_folder=True, files=(".txt",)),
+    "text": Format(read=read_text, whole_folder=True, files=(".txt", ".txt.gz")),
     "medline": Format(read=read_medline),
 }
 _BY_KEYS: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
@@ -176,7 +179,7 @@ def read_format(path: Path, intake: Intake, *, name: str = "") -> Iterator[Docum
     name = name or guess_annotation_format(path)
     found = find_format(name)
     if path.is_dir() and found.whole_folder:
-        others = [file for file in _files(path) if not file.name.lower().removesuffix(".gz").endswith(found.files)]
+        others = [file for file in _files(path) if not file.name.endswith(found.files)]
         intake.left_out.update(f"file of another kind ({file.suffix or file.name})" for file in others)
     if not path.is_dir() or found.whole_folder:
         yield from found.read(path, intake)

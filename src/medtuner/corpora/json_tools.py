@@ -87,10 +87,10 @@ def _triples(rows: Any, where: str) -> Iterator[Mention]:
             yield Mention(fragments=(), labels=("?",), where=where)
 
 
-def _mention(start: Any, end: Any, label: Any, where: str, *, text: str | None = None) -> Mention:
+def _mention(start: Any, end: Any, label: Any, where: str, *, text: Any = None) -> Mention:
     places = ((start, end),) if type(start) is int and type(end) is int else ()
     labels = tuple(map(str, label)) if isinstance(label, list) else (str(label or ""),)
-    return Mention(fragments=places, labels=labels, text=text, where=where)
+    return Mention(fragments=places, labels=labels, text=text if isinstance(text, str) else None, where=where)
 
 
 def read_prodigy(path: Path, intake: Intake) -> Iterator[Document]:
@@ -110,7 +110,8 @@ def _read_prodigy(record: Mapping[str, Any], where: str, intake: Intake) -> Docu
     meta = record.get("meta")
     identifier = record.get("id") or (meta.get("id") if isinstance(meta, dict) else "") or line
     mentions = [
-        _mention(row.get("start"), row.get("end"), row.get("label"), where) for row in record.get("spans") or []
+        _mention(row.get("start"), row.get("end"), row.get("label"), where, text=row.get("text"))
+        for row in record.get("spans") or []
     ]
     intake.left_out["relation"] += len(record.get("relations") or [])
     tokens = tuple((token["start"], token["end"]) for token in record.get("tokens") or [])
@@ -201,7 +202,7 @@ def _result(row: Mapping[str, Any], where: str) -> Mention:
     meta = row.get("meta")
     kept = cast(dict[str, Any], meta) if isinstance(meta, dict) else {}
     score = row.get("score")
-    number = float(score) if isinstance(score, int | float) else None
+    number = float(score) if isinstance(score, int | float) and abs(score) <= 1 else None
     mention = _place(value | {"labels": value.get(kind, value.get("labels", []))}, where)
     return replace(mention, extra=kept, score=number)
 

@@ -76,6 +76,8 @@ def _read_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         records = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:  # too deep, or a number too long
+        raise DataError(f"{path}: not readable as JSON ({error}).") from None
     for index, record in enumerate(records):
         if not isinstance(record, dict):
             raise DataError(f"{path}: item {index} is no JSON object.")

@@ -165,7 +165,8 @@ def rows_from_document(document: Document, left_out: Counter[str]) -> Iterator[t
     left_out += Counter()  # drops what was counted zero times
     for number, (first, last) in enumerate(pairwise([0, *cuts, len(words)])):
         name = f"{document.id}/{number}" if cuts else document.id
-        yield name, words[first:last], tags[first:last]
+        if first < last:
+            yield name, words[first:last], tags[first:last]
 
 
 def _solid_words(document: Document) -> Iterator[Offsets]:

@@ -20,6 +20,7 @@ from medtuner.errors import DataError
 ANNOTATIONS = ".ann.json"
 _TEXTS = (".plain.html", ".html", ".txt")
 _LEGEND = "annotations-legend.json"
+TAGTOG_FILES = (*(f"{end}{gz}" for end in (ANNOTATIONS, ".html", ".txt") for gz in ("", ".gz")), _LEGEND)
 _VERBATIM = "s1v1"  # the one part of a text imported as it stands
 
 

@@ -30,7 +30,11 @@ def read_medline(path: Path, intake: Intake) -> Iterator[Document]:
 
     with open_binary(path) as stream:
         try:
-            for _, citation in etree.iterparse(stream, tag="MedlineCitation", resolve_entities=False, no_network=True):
+            tags = ("MedlineCitation", "PubmedBookArticle")
+            for _, citation in etree.iterparse(stream, tag=tags, resolve_entities=False, no_network=True):
+                if citation.tag == "PubmedBookArticle":
+                    intake.left_out["book article"] += 1
+                    continue
                 document = _read_citation(citation, path, intake)
                 citation.clear()
                 while citation.getprevious() is not None:  # what was read is freed
