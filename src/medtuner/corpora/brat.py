@@ -98,9 +98,12 @@ def _read_addition(line: str, extras: dict[str, dict[str, Any]], intake: Intake)
         else:
             extra["concept"] = values[0]
     elif name.startswith(("A", "M")) and extra is not None:
-        extra.setdefault("attributes", {})[kind] = values[0] or True
+        attributes = extra.setdefault("attributes", {})
+        intake.left_out["further value of an attribute"] += kind in attributes
+        attributes.setdefault(kind, values[0] or True)
     elif name.startswith("#") and extra is not None:
-        extra["note"] = text
+        intake.left_out["further note on a mention"] += "note" in extra
+        extra.setdefault("note", text)
     else:
         intake.left_out[_LEFT_OUT.get(name[:1], "annotation of a relation or event")] += 1
 

@@ -18,6 +18,9 @@ from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, open_text, read_json_lines
 from medtuner.errors import DataError
 
+_OF_DOCCANO = frozenset({"id", "text", "data", "label", "labels", "entities", "annotations", "relations"})
+_OF_PRODIGY = frozenset({"id", "text", "spans", "tokens", "relations", "answer", "meta"})
+
 
 @contextlib.contextmanager
 def shaped(where: str, tool: str) -> Iterator[None]:
@@ -46,6 +49,7 @@ def _read_doccano(
     record: Mapping[str, Any], names: Mapping[str, str], where: str, intake: Intake
 ) -> Iterator[Document]:
     text, identifier = _text_and_id(record, where)
+    intake.left_out.update(f"key {key}" for key in record if key not in _OF_DOCCANO)
     if not isinstance(record.get("annotations"), list):
         rows = record.get("labels", record.get("label", record.get("entities")))
         intake.left_out["relation"] += len(record.get("relations") or [])
@@ -108,6 +112,7 @@ def read_prodigy(path: Path, intake: Intake) -> Iterator[Document]:
 def _read_prodigy(record: Mapping[str, Any], where: str, intake: Intake) -> Document:
     text, line = _text_and_id(record, where)
     meta = record.get("meta")
+    intake.left_out.update(f"key {key}" for key in record if key not in _OF_PRODIGY and not key.startswith("_"))
     identifier = record.get("id") or (meta.get("id") if isinstance(meta, dict) else "") or line
     mentions = [
         _mention(row.get("start"), row.get("end"), row.get("label"), where, text=row.get("text"))
@@ -163,6 +168,7 @@ def _read_task(task: Mapping[str, Any], keys: Sequence[str], where: str, intake:
         extra = {"annotator": str(task["annotator"])} if "annotator" in task else {}
         yield intake.document(identifier, text, points_from_utf16(mentions, text), where=where, extra=extra)
         return
+    intake.left_out.update(f"key {key} of data" for key in data if key not in (name, "id"))
     given = [answer for answer in answers if not answer.get("was_cancelled")]
     intake.left_out.update({"cancelled annotation": len(answers) - len(given)})
     if not given:
