@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from medtuner.corpora import Corpus, Splits
 from medtuner.corpora.formats import read_format, write_format
 from medtuner.corpora.intake import Intake
 from medtuner.documents import Document, Span, read_documents, write_documents
@@ -35,6 +36,11 @@ def write(path: Path, *documents: Document) -> str:
 
 def note(*spans: tuple[int, int, str], text: str = TEXT, name: str = "1") -> Document:
     return Document(id=name, text=text, spans=tuple(Span(start=a, end=b, labels=(label,)) for a, b, label in spans))
+
+
+def splits_of(train: Sequence[Document], test: Sequence[Document]) -> Splits:
+    corpora = [Corpus(source="", documents=tuple(documents), mended={}) for documents in (train, test)]
+    return Splits(train=corpora[0], dev=None, test=corpora[1])
 
 
 def three_teams(tmp_path: Path) -> list[str]:
@@ -190,8 +196,9 @@ def test_near_duplicates_and_leaks(tmp_path: Path) -> None:
         ("sentence", "e1", "same sentence", False),
         ("stock", "e2", "same sentence", True),
     ]
-    assert warn_of_shared("test", train, evaluation).startswith("test: 1 of 2 texts stand in the training data")
-    assert warn_of_shared("test", train[1:], evaluation) == ""
+    (warning,) = warn_of_shared(splits_of(train, evaluation))
+    assert warning.startswith("test: 1 of 2 texts stand in the training data")
+    assert list(warn_of_shared(splits_of(train[1:], evaluation))) == []
     index = TextIndex(train)
     assert index.near(train[0]) == [1]
 

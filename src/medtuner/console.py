@@ -121,11 +121,8 @@ def _source_table(sources: Mapping[str, Any]) -> Table:
     for name in ("P", "R", "F1", "macro F1", "gold", "documents"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in sources.items():
-        micro = row["micro"]
-        shares = [
-            f"{100 * value:.1f}" for value in (micro["precision"], micro["recall"], micro["f1"], row["macro"]["f1"])
-        ]
-        table.add_row(Text(name), *shares, f"{micro['support']:,}", f"{row['documents']:,}")
+        *shares, _, support = _cells(row["micro"])
+        table.add_row(Text(name), *shares, f"{100 * row['macro']['f1']:.1f}", support, f"{row['documents']:,}")
     return table
 
 

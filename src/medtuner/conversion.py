@@ -6,7 +6,7 @@ for line in convert_annotations(Path("team_a"), Path("team_a.jsonl"), policy="re
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtuner.corpora.formats import find_format, guess_annotation_format, read_format, write_format
+from medtuner.corpora.formats import find_format, guess_annotation_format, read_format, refuse_compressed, write_format
 from medtuner.corpora.intake import Intake, Policy
 from medtuner.errors import DataError
 from medtuner.runs import write_json
@@ -59,10 +59,7 @@ def convert_annotations(
 
 def _check_target(source: Path, target: Path) -> None:
     """Refuse a target whose writing would remove what is not an earlier result."""
-    if target.suffix == ".gz":
-        raise DataError(
-            f"{target}: files are written without compression. Name {target.with_suffix('')}, then gzip it."
-        )
+    refuse_compressed(target)
     inside, outside = source.resolve(), target.resolve()
     if inside == outside or inside in outside.parents or outside in inside.parents:
         raise DataError(f"{target}: OUT must lie neither in IN ({source}) nor around it.")

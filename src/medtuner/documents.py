@@ -62,6 +62,14 @@ def find_words(document: Document) -> tuple[Offsets, ...]:
     return tuple(match.span() for match in _WORD.finditer(document.text))
 
 
+def document_weight(document: Document) -> float:
+    """Return how much a document counts in the loss: its key `weight`, 1 without it."""
+    weight = document.extra.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise DataError(f"document {document.id}: 'weight' = {weight!r} must be a number from 0 on.")
+    return float(weight)
+
+
 def read_documents(path: Path) -> Iterator[Document]:
     """Read Document JSON Lines (`.gz` too), one document at a time; errors name file and line."""
     for where, record in read_json_lines(path):
@@ -106,6 +114,18 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, cast(dict[str, Any], record)
 
 
+def load_json(path: Path) -> Any:
+    """Read a JSON file whole; errors name file and line."""
+    with open_text(path) as stream:
+        content = "".join(stream)
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:  # too deep, or a number too long
+        raise DataError(f"{path}: not readable as JSON ({error}).") from None
+
+
 class _Utf8Lines:
     """Lines of a UTF-8 text file whose encoding and compression faults name the file and the line."""
 
@@ -146,6 +166,12 @@ def is_broken(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def refuse_broken(identifier: str, text: str, *, where: str) -> None:
+    """Raise `DataError` for a document that no file can keep."""
+    if is_broken(text) or is_broken(identifier):
+        raise DataError(f"{where}: half a surrogate pair (a cut emoji, say) in the text or the id. Mend or remove it.")
+
+
 def document_to_json(document: Document) -> dict[str, Any]:
     """Return the JSON object of a document; keys of `extra` stand beside the known ones."""
     record: dict[str, Any] = {"id": document.id, "text": document.text}
@@ -173,8 +199,7 @@ def document_from_json(record: Mapping[str, Any], *, where: str) -> Document:
     identifier = rest.pop("id", None)
     if not isinstance(identifier, str | int) or isinstance(identifier, bool):
         raise DataError(f"{where}: key 'id' must be a string; found {type(identifier).__name__}.")
-    if is_broken(text) or is_broken(str(identifier)):
-        raise DataError(f"{where}: half a surrogate pair (a cut emoji, say) in the text or the id. Mend or remove it.")
+    refuse_broken(str(identifier), text, where=where)
     where = f"{where}: document {identifier}"
     spans = rest.pop("spans", [])
     if not isinstance(spans, list):

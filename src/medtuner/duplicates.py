@@ -11,10 +11,11 @@ reserved."): tolerated, listed.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medtuner.corpora import Splits
 from medtuner.documents import Document
 
 NEAR = 0.8
@@ -99,12 +100,14 @@ def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)
 
 
-def warn_of_shared(name: str, train: Iterable[Document], evaluation: Iterable[Document]) -> str:
-    """Say how many texts of evaluation data, stock phrases aside, stand in training word for word; "" for none."""
-    known = {_words_of(document.text) for document in train}
-    texts = [_words_of(document.text) for document in evaluation]
-    shared = sum(text in known and len(_WORD.findall(text)) >= _STOCK_WORDS for text in texts)
-    return f"{name}: {shared} of {len(texts):,} texts stand in the training data too, word for word" if shared else ""
+def warn_of_shared(splits: Splits) -> Iterator[str]:
+    """Say for dev and test how many of their texts, stock phrases aside, stand in training word for word."""
+    known = {_words_of(document.text) for document in splits.train.documents}
+    for name, corpus in splits.named().items():
+        texts = [_words_of(document.text) for document in corpus.documents] if name != "train" else []
+        shared = sum(text in known and len(_WORD.findall(text)) >= _STOCK_WORDS for text in texts)
+        if shared:
+            yield f"{name}: {shared} of {len(texts):,} texts stand in the training data too, word for word"
 
 
 def _sentence_words(document: Document, sentences: Sentences) -> Iterable[str]:

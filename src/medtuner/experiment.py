@@ -24,7 +24,7 @@ from medtuner.config import Config, LabelsSection
 from medtuner.console import Console
 from medtuner.corpora import Splits, load_splits
 from medtuner.distributed import Ranks, join_ranks
-from medtuner.documents import Document, hash_documents, write_documents
+from medtuner.documents import Document, document_weight, hash_documents, write_documents
 from medtuner.duplicates import warn_of_shared
 from medtuner.errors import DataError, MedtunerError, RunInterrupted
 from medtuner.evaluation import ScoreOptions, collapse_gold, evaluate
@@ -241,7 +241,7 @@ def _align(config: Config, splits: Splits, predictor: Predictor, ledger: Ledger)
     if config.train.unannotated == "unknown":
         unknown = [unknown_tags(predictor.space, document) for document in splits.train.documents]
     items = make_items(encoded, predictor.encoder, tags, continuation=predictor.continuation, unknown=unknown)
-    factors = [_source_weight(document) for document in splits.train.documents]
+    factors = [np.float32(document_weight(document)) for document in splits.train.documents]
     weighted = [
         item
         if factors[item.window.document] == 1
@@ -262,23 +262,14 @@ def _flat_rules(labels: LabelsSection, splits: Splits) -> FlatRules:
     )
 
 
-def _source_weight(document: Document) -> np.float32:
-    """Return how much a document counts in the loss: its key `weight`, 1 without it."""
-    weight = document.extra.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise DataError(f"document {document.id}: 'weight' = {weight!r} must be a number from 0 on.")
-    return np.float32(weight)
-
-
 def _report_data(splits: Splits, ledger: Ledger, console: Console) -> None:
     """Print the ledger, and what the scores will not show by themselves."""
     for name, corpus in splits.named().items():
         ledger.account(name).mended.update(corpus.count_mended())
     for line in ledger.summary():
         console.say(line)
-    for name, corpus in splits.named().items():
-        if name != "train" and (warning := warn_of_shared(name, splits.train.documents, corpus.documents)):
-            console.warn(f"{warning}: their scores are memory.")
+    for warning in warn_of_shared(splits):
+        console.warn(f"{warning}: their scores are memory.")
     if splits.dev is None:
         console.warn("no dev set: the last weights are kept, not the best ones. Set data.dev to choose by score.")
     if splits.test is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medtuner.corpora import is_dataset, load_corpus
-from medtuner.corpora.formats import write_format
+from medtuner.corpora.formats import refuse_compressed, write_format
 from medtuner.corpora.intake import Intake, Policy, check_policy
 from medtuner.documents import Document
 from medtuner.duplicates import Leak, find_leaks
@@ -67,19 +67,18 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
     names = [source.name for source in sources] + [source_name(spec) for spec in options.against]
     check_names(mapping, names, options.labels)
     for source in sources:
-        yield f"{source.name}: {'; '.join(source.intake.summary())}"
+        yield from _show_account(source.name, source)
         yield f"  annotated types: {', '.join(source.annotated)}"
         if own := [label for label in source.annotated if label not in semantic_types()]:
             yield f"  {', '.join(own)}: no TUIs, so types of their own beside MedMentions'; --labels maps them"
-        yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
         yield from (f"  [labels.{source.name}] {label!r} is no label of this source" for label in source.unused)
     evaluation: list[Document] = []
     accounts = {source.name: source for source in sources}
     for spec in options.against:
         tested = _read_evaluation(spec, mapping, policy)
-        accounts[f"{tested.name} (evaluation)"] = tested
-        yield f"{tested.name} (evaluation): {'; '.join(tested.intake.summary())}"
-        yield from (f"  left out {count}: {what}" for what, count in tested.left_out.most_common())
+        name = f"{tested.name} (evaluation)"
+        accounts[name] = tested
+        yield from _show_account(name, tested)
         evaluation += _join_versions(tested, on_conflict)
     if options.holdout:
         parted = [hold_out(source, options.holdout) for source in sources]
@@ -105,6 +104,11 @@ def merge_files(specs: Sequence[str], output: Path, options: MergeOptions) -> It
         by_source = Counter(str(document.extra["source"]) for document in evaluation)
         counts_by_source = ", ".join(f"{count:,} of {name}" for name, count in by_source.items())
         yield f"evaluation data with the same labels: {heldout} (data.test), {counts_by_source} documents"
+
+
+def _show_account(name: str, source: Source) -> Iterator[str]:
+    yield f"{name}: {'; '.join(source.intake.summary())}"
+    yield from (f"  left out {count}: {what}" for what, count in source.left_out.most_common())
 
 
 def _read_evaluation(spec: str, mapping: LabelMapping, policy: Policy) -> Source:
@@ -133,8 +137,7 @@ def _choose(value: str, valid: Sequence[T], option: str) -> T:
 
 def _check_output(output: Path, specs: Sequence[str]) -> None:
     """Refuse to write over what is to be read."""
-    if output.suffix == ".gz":
-        raise DataError(f"{output}: files are written without compression. Name {output.with_suffix('')}.")
+    refuse_compressed(output)
     names = [output, *(output.with_name(f"{output.stem}.{part}") for part in _WRITTEN)]
     for source in (Path(source_path(spec)).resolve() for spec in specs):
         if source.exists() and any(source in (name.resolve(), *name.resolve().parents) for name in names):

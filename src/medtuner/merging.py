@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from medtuner.documents import Document, Offsets, Span
+from medtuner.documents import Document, Offsets, Span, document_weight
 from medtuner.duplicates import TextIndex, normalise
 from medtuner.errors import DataError
 from medtuner.labels import ANNOTATED_TYPES
@@ -137,7 +137,7 @@ def _join(
     source = "+".join(dict.fromkeys(str(document.extra["source"]) for document in group))
     extra: dict[str, Any] = {**first.extra, "source": source, ANNOTATED_TYPES: annotated}
     extra.pop("annotator", None)
-    weights = [_weight_of(document) for document in group]
+    weights = [document_weight(document) for document in group]
     extra.pop("weight", None)
     if max(weights) != 1.0 or min(weights) != 1.0:
         extra["weight"] = max(weights)
@@ -154,13 +154,6 @@ def _lost_keys(group: Sequence[Document], mentions: Sequence[Sequence[Span]]) ->
             if key not in _OF_MERGING and value != group[0].extra.get(key):
                 lost[f"document key {key} of an equal text"] += 1
     return +lost
-
-
-def _weight_of(document: Document) -> float:
-    weight = document.extra.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise DataError(f"document {document.id}: 'weight' = {weight!r} must be a number.")
-    return float(weight)
 
 
 def _name_voters(group: Sequence[Document]) -> dict[str, list[Document]]:

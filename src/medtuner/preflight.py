@@ -26,8 +26,7 @@ def check_run(config: Config) -> list[str]:
         check_labels(space, corpus.documents)
         mentions = sum(len(document.spans) for document in corpus.documents)
         lines.append(f"{name}: {len(corpus.documents):,} documents, {mentions:,} mentions ({corpus.source})")
-        if name != "train" and (warning := warn_of_shared(name, splits.train.documents, corpus.documents)):
-            lines.append(f"warning: {warning}")
+    lines += [f"warning: {warning}" for warning in warn_of_shared(splits)]
     lines.append(f"labels: {len(space.types)} types")
     if config.model.init_from:
         find_model(Path(config.model.init_from))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medtuner.corpora.intake import Intake, Mention
+from medtuner.corpora.intake import Intake, Mention, shaped
 from medtuner.corpora.unwritten import count_unwritten
 from medtuner.documents import Document, Span
 from medtuner.errors import DataError
@@ -46,10 +46,8 @@ def read_bioc_json(path: Path, intake: Intake) -> Iterator[Document]:
             raise DataError(f"{path}: not readable as BioC JSON ({first_line(error)}).") from None
     for index, document in enumerate(collection.documents):
         where = f"{path}: document {index}"
-        try:
+        with shaped(where, "BioC"):
             found = _read_document(document, where, intake)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{where}: not the shape of a BioC document ({first_line(error)}).") from None
         yield found
 
 

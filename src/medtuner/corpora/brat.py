@@ -13,6 +13,7 @@ labels, and are written so.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _read_document(file: Path, identifier: str, intake: Intake) -> Document:
                 intake.skip_mention(where, identifier, "no line of BRAT")
             elif line.strip():
                 _read_addition(line, extras, intake)
-    complete = {name: _with_extra(mention, extras[name]) for name, mention in mentions.items()}
+    complete = {name: replace(mention, extra=extras[name]) for name, mention in mentions.items()}
     return intake.document(identifier, text, _join_equal(complete, equal, intake), where=str(annotations))
 
 
@@ -108,12 +109,6 @@ def _read_addition(line: str, extras: dict[str, dict[str, Any]], intake: Intake)
         intake.left_out[_LEFT_OUT.get(name[:1], "annotation of a relation or event")] += 1
 
 
-def _with_extra(mention: Mention, extra: dict[str, Any]) -> Mention:
-    return Mention(
-        fragments=mention.fragments, labels=mention.labels, text=mention.text, where=mention.where, extra=extra
-    )
-
-
 def _join_equal(mentions: dict[str, Mention], equal: list[list[str]], intake: Intake) -> list[Mention]:
     """Make one mention of several that are declared equal and share their place."""
     for names in map(list, map(dict.fromkeys, equal)):
@@ -124,9 +119,7 @@ def _join_equal(mentions: dict[str, Mention], equal: list[list[str]], intake: In
         labels = tuple(dict.fromkeys(label for mention in group for label in mention.labels))
         first = group[0]
         intake.left_out["keys of a mention that is declared equal"] += sum(one.extra != first.extra for one in group)
-        mentions[names[0]] = Mention(
-            fragments=first.fragments, labels=labels, text=first.text, where=first.where, extra=first.extra
-        )
+        mentions[names[0]] = replace(first, labels=labels)
         for name in names[1:]:
             del mentions[name]
     return list(mentions.values())

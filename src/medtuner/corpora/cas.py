@@ -39,6 +39,7 @@ def read_cas(path: Path, intake: Intake) -> Iterator[Document]:
 
 def _load(path: Path) -> Any:
     import cassis
+    from cassis.typesystem import AnnotationHasNoSofa, TypeCheckError, TypeNotFoundError
     from lxml.etree import XMLSyntaxError
 
     with open_binary(path) as stream:
@@ -48,8 +49,6 @@ def _load(path: Path) -> Any:
             system = _find_type_system(path)
             with system.open("rb") as types:
                 return cassis.load_cas_from_xmi(stream, typesystem=cassis.load_typesystem(types))
-        except DataError:
-            raise
         except (
             XMLSyntaxError,
             KeyError,
@@ -59,11 +58,10 @@ def _load(path: Path) -> Any:
             EOFError,
             OSError,
             IndexError,
+            AnnotationHasNoSofa,
+            TypeCheckError,
+            TypeNotFoundError,
         ) as error:
-            raise DataError(f"{path}: not readable as UIMA CAS ({first_line(error)}).") from None
-        except Exception as error:  # the library's own TypeNotFoundError and its like derive from Exception alone
-            if not type(error).__module__.startswith("cassis"):
-                raise
             raise DataError(f"{path}: not readable as UIMA CAS ({first_line(error)}).") from None
 
 

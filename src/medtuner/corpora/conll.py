@@ -111,4 +111,4 @@ def write_conll(path: Path, documents: Iterable[Document]) -> Counter[str]:
                 stream.write(f"# id = {one_line(name, left_out, blank='_')}\n")
                 stream.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
                 stream.write("\n")
-    return left_out
+    return +left_out

@@ -5,6 +5,7 @@ for document in read_format(Path("team_a/"), intake): ...
 write_format(Path("out.txt"), documents, name="pubtator")
 """
 
+import functools
 import itertools
 import json
 import re
@@ -47,8 +48,7 @@ class Format:
 
     read: Read
     write: Write | None = None
-    whole_folder: bool = False
-    files: tuple[str, ...] = ()  # how the files end that a whole folder consists of
+    files: tuple[str, ...] = ()  # how the files end of a format that is read by whole folders
 
 
 def _read_jsonl(path: Path, intake: Intake) -> Iterator[Document]:
@@ -106,15 +106,10 @@ def _write_hf(path: Path, documents: Iterable[Document]) -> Counter[str]:
         with parquet.ParquetWriter(path, schema) as writer:
             for chunk in _chunks(rows, 1000):
                 writer.write_table(arrow.Table.from_pylist(chunk, schema=schema))
-        return left_out
+        return +left_out
     with path.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return left_out
-
-
-def _write_predictions(path: Path, documents: Iterable[Document]) -> Counter[str]:
-    """Write mentions as Label Studio shows suggestions: to be corrected by hand."""
-    return write_label_studio(path, documents, predictions=True)
+    return +left_out
 
 
 def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -125,24 +120,22 @@ def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str
 FORMATS: Mapping[str, Format] = {
     "jsonl": Format(read=_read_jsonl, write=_write_jsonl),
     "pubtator": Format(read=read_pubtator, write=write_pubtator),
-    "brat": Format(read=read_brat, write=write_brat, whole_folder=True, files=(".ann", ".txt")),
+    "brat": Format(read=read_brat, write=write_brat, files=(".ann", ".txt")),
     "bioc-xml": Format(read=read_bioc_xml, write=write_bioc_xml),
     "bioc-json": Format(read=read_bioc_json, write=write_bioc_json),
     "conll": Format(read=read_conll, write=write_conll),
     "webanno-tsv": Format(read=read_webanno),
-    "cas": Format(read=read_cas, write=write_cas, whole_folder=True, files=(".xmi", ".json", ".xml")),
+    "cas": Format(read=read_cas, write=write_cas, files=(".xmi", ".json", ".xml")),
     "label-studio": Format(read=read_label_studio, write=write_label_studio),
-    "label-studio-predictions": Format(read=read_predictions, write=_write_predictions),
+    "label-studio-predictions": Format(
+        read=read_predictions, write=functools.partial(write_label_studio, predictions=True)
+    ),
     "doccano": Format(read=read_doccano),
     "prodigy": Format(read=read_prodigy),
-    "tagtog": Format(
-        read=read_tagtog,
-        whole_folder=True,
-        files=TAGTOG_FILES,
-    ),
+    "tagtog": Format(read=read_tagtog, files=TAGTOG_FILES),
     "hf": Format(read=_read_hf, write=_write_hf),
     "docbin": Format(read=read_docbin, write=write_docbin),
-    "text": Format(read=read_text, whole_folder=True, files=(".txt", ".txt.gz")),
+    "text": Format(read=read_text, files=(".txt", ".txt.gz")),
     "medline": Format(read=read_medline),
 }
 _BY_KEYS: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
@@ -178,14 +171,14 @@ def read_format(path: Path, intake: Intake, *, name: str = "") -> Iterator[Docum
     """Yield the documents of a file or folder; without a name the format is guessed."""
     name = name or guess_annotation_format(path)
     found = find_format(name)
-    if path.is_dir() and found.whole_folder:
+    if path.is_dir() and not found.files:
+        for file in _files(path):
+            yield from found.read(file, intake)
+        return
+    if path.is_dir():
         others = [file for file in _files(path) if not file.name.endswith(found.files)]
         intake.left_out.update(f"file of another kind ({file.suffix or file.name})" for file in others)
-    if not path.is_dir() or found.whole_folder:
-        yield from found.read(path, intake)
-        return
-    for file in _files(path):
-        yield from found.read(file, intake)
+    yield from found.read(path, intake)
 
 
 def write_format(path: Path, documents: Iterable[Document], *, name: str) -> Counter[str]:
@@ -196,6 +189,12 @@ def write_format(path: Path, documents: Iterable[Document], *, name: str) -> Cou
         raise DataError(f"format {name!r} can be read but not written. Written can be: {writable}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     return write(path, documents)
+
+
+def refuse_compressed(path: Path) -> None:
+    """Raise `DataError` for a file to write whose name promises compression: no writer compresses."""
+    if path.suffix == ".gz":
+        raise DataError(f"{path}: files are written without compression. Name {path.with_suffix('')}, then gzip it.")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ the annotated string near its offsets, and skips what it does not find once. A d
 listed. No text of a document is kept here, and of its id eight bytes.
 """
 
+import contextlib
 import heapq
 from array import array
 from bisect import bisect_left
@@ -19,12 +20,22 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from medtuner.documents import SPAN_KEYS, Document, Offsets, Span, is_broken
+from medtuner.documents import SPAN_KEYS, Document, Offsets, Span, is_broken, refuse_broken
 from medtuner.errors import DataError
 
 Policy = Literal["refuse", "skip", "repair"]
 POLICIES: tuple[Policy, ...] = ("refuse", "skip", "repair")
 _NEAR = 100  # characters before and after a wrong place that are searched for the annotated string
+
+
+@contextlib.contextmanager
+def shaped(where: str, tool: str) -> Iterator[None]:
+    """Turn what a record of another shape than the tool's makes fail into an error that names the record."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where}: not the shape of a {tool} record ({what}).") from None
 
 
 def check_policy(name: str) -> Policy:
@@ -82,10 +93,7 @@ class Intake:
     ) -> Document:
         """Build a document of those mentions that fit its text, in their order."""
         self.documents += 1
-        if is_broken(text) or is_broken(identifier):
-            raise DataError(
-                f"{where}: half a surrogate pair (a cut emoji, say) in the text or the id. Mend or remove it."
-            )
+        refuse_broken(identifier, text, where=where)
         if tokens is not None:
             tokens = self._check_tokens(text, tokens, where)
         spans = [span for mention in mentions for span in self._span(identifier, text, mention, where)]

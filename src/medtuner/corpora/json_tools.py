@@ -4,7 +4,6 @@ Each reader yields documents one by one from JSON Lines; Label Studio's export i
 was annotated by several people, each annotator's version is a document with the same id and its own `annotator`.
 """
 
-import contextlib
 import itertools
 import json
 from collections import Counter
@@ -13,23 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from medtuner.corpora.intake import Intake, Mention, squeeze
+from medtuner.corpora.intake import Intake, Mention, shaped, squeeze
 from medtuner.corpora.unwritten import count_unwritten
-from medtuner.documents import Document, open_text, read_json_lines
+from medtuner.documents import Document, load_json, read_json_lines
 from medtuner.errors import DataError
 
 _OF_DOCCANO = frozenset({"id", "text", "data", "label", "labels", "entities", "annotations", "relations"})
 _OF_PRODIGY = frozenset({"id", "text", "spans", "tokens", "relations", "answer", "meta"})
-
-
-@contextlib.contextmanager
-def shaped(where: str, tool: str) -> Iterator[None]:
-    """Turn what a record of another shape than the tool's makes fail into an error that names the record."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{where}: not the shape of a {tool} record ({what}).") from None
 
 
 def read_doccano(path: Path, intake: Intake) -> Iterator[Document]:
@@ -246,18 +235,6 @@ def from_utf16(text: str, units: int) -> int:
 def to_utf16(text: str, position: int) -> int:
     """Return the number of UTF-16 units before a code point."""
     return len(text[:position].encode("utf-16-le")) // 2
-
-
-def load_json(path: Path) -> Any:
-    """Read a JSON file whole; errors name file and line."""
-    with open_text(path) as stream:
-        content = "".join(stream)
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
-    except (RecursionError, ValueError) as error:  # too deep, or a number too long
-        raise DataError(f"{path}: not readable as JSON ({error}).") from None
 
 
 def write_label_studio(path: Path, documents: Iterable[Document], *, predictions: bool = False) -> Counter[str]:

@@ -6,7 +6,6 @@
 Tags are strings, or integers whose names the file itself declares (a `ClassLabel` in parquet written by `datasets`).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medtuner.corpora.tagged import Orphans, TagReport, detect_scheme, document_from_tags
-from medtuner.documents import Document, open_text, read_json_lines
+from medtuner.documents import Document, load_json, open_text, read_json_lines
 from medtuner.errors import DataError
 
 
@@ -70,15 +69,7 @@ def _read_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not _is_json_array(path):
         yield from read_json_lines(path)
         return
-    with open_text(path) as stream:
-        text = "".join(stream)
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
-    except (RecursionError, ValueError) as error:  # too deep, or a number too long
-        raise DataError(f"{path}: not readable as JSON ({error}).") from None
-    for index, record in enumerate(records):
+    for index, record in enumerate(load_json(path)):
         if not isinstance(record, dict):
             raise DataError(f"{path}: item {index} is no JSON object.")
         yield f"{path}: item {index}", cast(dict[str, Any], record)

@@ -162,7 +162,6 @@ def rows_from_document(document: Document, left_out: Counter[str]) -> Iterator[t
     left_out["white space at the border of a mention"] += sum(
         document.text[span.start].isspace() or document.text[span.end - 1].isspace() for span in kept
     )
-    left_out += Counter()  # drops what was counted zero times
     for number, (first, last) in enumerate(pairwise([0, *cuts, len(words)])):
         name = f"{document.id}/{number}" if cuts else document.id
         if first < last:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from medtuner.corpora.intake import Intake, Mention
-from medtuner.corpora.json_tools import load_json, points_from_utf16, shaped
-from medtuner.documents import Document, open_text
+from medtuner.corpora.intake import Intake, Mention, shaped
+from medtuner.corpora.json_tools import points_from_utf16
+from medtuner.documents import Document, load_json, open_text
 from medtuner.errors import DataError
 
 ANNOTATIONS = ".ann.json"
@@ -73,7 +73,7 @@ def _read_file(file: Path, folder: Path, intake: Intake) -> Document:
     parts = _read_parts(text_file)
     text, begins = _join(parts)
     with shaped(str(file), "tagtog"):
-        mentions: list[Mention] = []
+        placed: list[tuple[str, Mention]] = []
         for number, entity in enumerate(record["entities"]):
             where = f"{file}: entity {number}"
             if (entity.get("confidence") or {}).get("state") == "pre-removed":
@@ -81,14 +81,17 @@ def _read_file(file: Path, folder: Path, intake: Intake) -> Document:
             elif entity["part"] not in parts:
                 intake.skip_mention(where, _base(file), f"no such part: {entity['part']} in {text_file.name}")
             else:
-                part = parts[entity["part"]]
-                (mention,) = points_from_utf16([_read_entity(entity, names, where, intake)], part)
-                mentions.append(_shift(mention, begins[entity["part"]]))
+                placed.append((entity["part"], _read_entity(entity, names, where, intake)))
         intake.left_out["relation"] += len(record.get("relations") or [])
         intake.left_out["label of a document"] += len(record.get("metas") or {})
         extra: dict[str, Any] = {"annotator": member} if (member := _member(file)) else {}
         if record.get("anncomplete") is False:
             extra["anncomplete"] = False
+        # How offsets count is decided by part, as for any text.
+        moved = {
+            name: iter(points_from_utf16([m for own, m in placed if own == name], parts[name])) for name, _ in placed
+        }
+        mentions = [_shift(next(moved[name]), begins[name]) for name, _ in placed]
         return intake.document(_base(file), text, mentions, where=str(file), extra=extra)
 
 
