@@ -28,6 +28,7 @@ from medtuner.errors import DataError
 Offsets = tuple[int, int]
 SENTENCES = "sentences"  # a document's key for the offsets of its sentences, where a tokeniser found them
 SPAN_KEYS = frozenset({"start", "end", "labels", "score", "fragments"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # Combining accents belong to the letter before them.
 _WORD = re.compile(r"(?:\w[\u0300-\u036f]*)+|[^\w\s]")
 
@@ -163,7 +164,7 @@ def open_text(path: Path) -> _Utf8Lines:
 
 def is_broken(text: str) -> bool:
     """Say whether a string holds half a surrogate pair, which no file can keep."""
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def refuse_broken(identifier: str, text: str, *, where: str) -> None:
